@@ -1,0 +1,114 @@
+//! The scenarios, in the order in which they run.
+
+mod bad_days;
+mod deletion;
+mod hub;
+mod security;
+mod workloads;
+
+use anyhow::Result;
+
+use crate::world::World;
+
+/// One behaviour, proved end to end.
+pub struct Scenario {
+    /// What is true when it passes.
+    pub name: &'static str,
+    /// Later scenarios need what it makes.
+    pub set_up: bool,
+    /// Takes the hub away.
+    pub tear_down: bool,
+    /// The proof.
+    pub body: fn(&World) -> Result<()>,
+}
+
+const fn scenario(name: &'static str, body: fn(&World) -> Result<()>) -> Scenario {
+    Scenario {
+        name,
+        set_up: false,
+        tear_down: false,
+        body,
+    }
+}
+
+const fn set_up(name: &'static str, body: fn(&World) -> Result<()>) -> Scenario {
+    Scenario {
+        name,
+        set_up: true,
+        tear_down: false,
+        body,
+    }
+}
+
+/// Every scenario, in order.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        set_up("a_hub_comes_up_on_a_bare_machine", hub::comes_up),
+        set_up("an_organization_gets_its_namespace", hub::organization),
+        set_up("two_lab_hosts_join", hub::lab_hosts_join),
+        set_up("a_cluster_becomes_ready_on_both_hosts", hub::cluster),
+        scenario("describe_tells_each_phase_with_its_time", hub::describe),
+        scenario("up_again_changes_nothing", hub::up_again),
+        scenario("wrong_requests_are_refused_in_words", hub::refusals),
+        set_up(
+            "a_deployment_spreads_over_both_hosts",
+            workloads::deployment,
+        ),
+        scenario(
+            "services_answer_by_name_across_hosts",
+            workloads::service_by_name,
+        ),
+        scenario(
+            "logs_exec_and_port_forward_work",
+            workloads::logs_exec_port_forward,
+        ),
+        scenario("a_webhook_in_the_cluster_decides", workloads::webhook),
+        scenario(
+            "an_aggregated_api_in_the_cluster_answers",
+            workloads::aggregated_api,
+        ),
+        scenario("anonymous_requests_are_refused", security::anonymous),
+        scenario("secrets_are_encrypted_at_rest", security::secrets_at_rest),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_node_address",
+            security::node_address,
+        ),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_webhook",
+            security::webhook_url,
+        ),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_api_service",
+            security::api_service,
+        ),
+        scenario("colliding_names_stay_apart", security::colliding_names),
+        scenario(
+            "join_tokens_work_once_and_only_for_their_organization",
+            security::tokens,
+        ),
+        scenario("the_agent_dies_and_pods_go_on", bad_days::agent_killed),
+        scenario("the_gateway_dies_and_comes_back", bad_days::gateway_killed),
+        scenario(
+            "the_api_server_dies_and_comes_back",
+            bad_days::api_server_killed,
+        ),
+        scenario("etcd_dies_and_nothing_is_lost", bad_days::etcd_killed),
+        scenario(
+            "the_controllers_die_and_come_back",
+            bad_days::controllers_killed,
+        ),
+        scenario("the_hub_stops_and_pods_go_on", bad_days::hub_stopped),
+        scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
+        scenario("a_host_is_removed_to_nothing", deletion::host),
+        scenario(
+            "an_organization_is_deleted_to_nothing",
+            deletion::organization,
+        ),
+        Scenario {
+            name: "purge_leaves_nothing_on_the_machine",
+            set_up: true,
+            tear_down: true,
+            body: deletion::purge,
+        },
+    ]
+}
