@@ -1,0 +1,36 @@
+# What people and CI run. Everything is done by `cargo xtask` and `farplane`.
+# NAME=x chooses a hub other than the default one.
+
+name = $(if $(NAME),--name $(NAME))
+
+.PHONY: build up down purge test bench lint fmt ci
+
+build:
+	cargo xtask deps
+	cargo xtask build $(if $(COMPONENTS),--components $(COMPONENTS))
+
+up: build
+	dist/bin/farplane up --demo $(name)
+
+down:
+	dist/bin/farplane down $(name)
+
+purge:
+	dist/bin/farplane down --purge $(name)
+
+test:
+	cargo xtask test
+
+bench:
+	cargo xtask bench
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo xtask check
+
+fmt:
+	cargo fmt --all
+
+ci:
+	.ci/run
