@@ -22,19 +22,38 @@ const BINARIES: &[(&str, &str)] = &[
     ("farplane-testing", "farplane-test-server"),
 ];
 
-/// Builds them, unless this source was built before. Gives the directory
-/// that holds the four files.
+/// Builds them, unless this source was built before. Gives the directory that
+/// holds the four files.
 ///
 /// # Errors
 /// When the tree cannot be read or cargo fails.
-pub fn build(root: &Path, cache: &Cache) -> Result<PathBuf> {
-    let key = key(root)?;
+pub fn build(root: &Path, cache: &Cache, debug: bool) -> Result<PathBuf> {
+    let key = key(root, debug)?;
     cache.entry("binaries", "farplane", key.clone(), |work| {
-        compile(root, cache, &key, work)
+        compile(root, cache, debug, work)?;
+        ensure!(
+            self::key(root, debug)? == key,
+            "the sources changed while they were built: run it again"
+        );
+        Ok(())
     })
 }
 
-fn key(root: &Path) -> Result<Key> {
+/// Copies binaries that were built elsewhere into the cache, by content.
+///
+/// # Errors
+/// When one of them is missing.
+pub fn take(cache: &Cache, dir: &Path) -> Result<PathBuf> {
+    let mut key = KeyBuilder::new("given binaries", FORMAT);
+    for (_, binary) in BINARIES {
+        let file = dir.join(binary);
+        ensure!(file.is_file(), "{} has no {binary}", dir.display());
+        key.path(dir, &file)?;
+    }
+    cache.entry("binaries", "farplane", key.finish(), |work| copy(dir, work))
+}
+
+fn key(root: &Path, debug: bool) -> Result<Key> {
     let mut key = KeyBuilder::new("binaries", FORMAT);
     key.text("target", TARGET)
         .text("flags", FLAGS)
@@ -43,6 +62,7 @@ fn key(root: &Path) -> Result<Key> {
         "toolchain",
         &progress::output(Command::new("rustc").arg("-vV"))?,
     );
+    key.text("profile", profile(debug));
     for path in [
         "Cargo.toml",
         "Cargo.lock",
@@ -57,14 +77,24 @@ fn key(root: &Path) -> Result<Key> {
     Ok(key.finish())
 }
 
-fn compile(root: &Path, cache: &Cache, before: &Key, work: &Path) -> Result<()> {
+fn profile(debug: bool) -> &'static str {
+    if debug { "dev" } else { "release" }
+}
+
+fn compile(root: &Path, cache: &Cache, debug: bool, work: &Path) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = given.unwrap_or_else(|| cache.root().join("target"));
+    let profile = profile(debug);
     let mut command = Command::new(cargo);
-    command
-        .current_dir(root)
-        .args(["build", "--release", "--locked", "--target", TARGET]);
+    command.current_dir(root).args([
+        "build",
+        "--locked",
+        "--profile",
+        profile,
+        "--target",
+        TARGET,
+    ]);
     for (package, binary) in BINARIES {
         command.args(["--package", package, "--bin", binary]);
     }
@@ -74,17 +104,22 @@ fn compile(root: &Path, cache: &Cache, before: &Key, work: &Path) -> Result<()> 
         .env("CARGO_TERM_PROGRESS_WHEN", "never");
     progress::run(
         "farplane",
-        "cargo build --release",
+        &format!("cargo build, {profile}"),
         &mut command,
         &cache.log("binaries"),
     )?;
+    copy(
+        &target
+            .join(TARGET)
+            .join(if debug { "debug" } else { "release" }),
+        work,
+    )
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
     for (_, binary) in BINARIES {
-        let built = target.join(TARGET).join("release").join(binary);
-        fs::copy(&built, work.join(binary)).with_context(|| format!("copy {}", built.display()))?;
+        let file = from.join(binary);
+        fs::copy(&file, to.join(binary)).with_context(|| format!("copy {}", file.display()))?;
     }
-    ensure!(
-        key(root)? == *before,
-        "the sources changed while they were built: run it again"
-    );
     Ok(())
 }

@@ -11,21 +11,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context as Hash, SHA256};
 use walkdir::WalkDir;
 
 use crate::progress;
 
 /// Hashes named inputs. The length of each part is hashed too, so that no two
 /// different lists of inputs give the same key.
-#[derive(Default)]
-pub struct KeyBuilder(Sha256);
+pub struct KeyBuilder(Hash);
 
 impl KeyBuilder {
     /// Starts a key for one step. `format` changes when the step's own code
     /// changes what it makes from the same inputs.
     pub fn new(step: &str, format: u32) -> Self {
-        let mut builder = Self::default();
+        let mut builder = Self(Hash::new(&SHA256));
         builder.text("step", step);
         builder.text("format", &format.to_string());
         builder
@@ -34,7 +33,7 @@ impl KeyBuilder {
     /// Adds bytes under a label.
     pub fn bytes(&mut self, label: &str, value: &[u8]) -> &mut Self {
         for part in [label.as_bytes(), value] {
-            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(&(part.len() as u64).to_le_bytes());
             self.0.update(part);
         }
         self
@@ -69,7 +68,7 @@ impl KeyBuilder {
 
     /// The key as 64 hexadecimal digits.
     pub fn finish(self) -> Key {
-        Key(hex::encode(self.0.finalize()))
+        Key(hex::encode(self.0.finish()))
     }
 }
 

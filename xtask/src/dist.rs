@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
-use crate::components::{self, Components};
+use crate::components::Components;
 use crate::images::Images;
 use crate::progress;
-use crate::{artifacts, binaries, images};
+use crate::{artifacts, images};
 
 /// Components whose programs a person or the embedded hub runs on the machine.
 const PROGRAMS: &[&str] = &[
@@ -29,27 +29,25 @@ const PROGRAMS: &[&str] = &[
 ];
 const OWN: &[&str] = &["farplane", "farplane-agent", "farplane-hub"];
 
-/// Builds everything that is not in the cache and lays out `dist/`.
+/// Builds images and artifacts of these programs and lays out `dist/`.
 ///
 /// # Errors
 /// The first step that fails.
-pub fn build(root: &Path, cache: &Cache, downloaded: Option<&Path>) -> Result<()> {
-    let components = components::build(root, cache, downloaded, &[])?;
-    let own = binaries::build(root, cache)?;
-    let mut images = images::build(root, cache, &components, &own)?;
-    let artifacts = artifacts::build(cache, &components, &images)?;
+pub fn build(root: &Path, cache: &Cache, components: &Components, own: &Path) -> Result<()> {
+    let mut images = images::build(root, cache, components, own)?;
+    let artifacts = artifacts::build(cache, components, &images)?;
     let index = serde_json::to_vec_pretty(&artifacts).context("encode the index of artifacts")?;
     let files: Vec<(String, PathBuf)> = artifacts
         .into_iter()
         .map(|artifact| (artifact.file, artifact.path))
         .collect();
-    images.extend([images::artifact_server(cache, &own, &files, &index)?]);
+    images.extend([images::artifact_server(cache, own, &files, &index)?]);
 
     let dist = root.join("dist");
-    fill(&dist.join("bin"), programs(&components, &own)?, None)?;
+    fill(&dist.join("bin"), programs(components, own)?, None)?;
     fill(
         &dist.join("cni"),
-        component_files(&components, &["cni"])?,
+        component_files(components, &["cni"])?,
         None,
     )?;
     fill(

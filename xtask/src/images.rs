@@ -19,7 +19,7 @@ use crate::components::{Components, Versions};
 use crate::oci::{self, Config, Tree};
 use crate::progress;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const BIN: &str = "usr/local/bin";
 const NONROOT: &str = "65532:65532";
 const PASSWD: &str =
@@ -71,7 +71,7 @@ struct Recipe {
     name: &'static str,
     version: String,
     base: Option<PathBuf>,
-    tree: Tree,
+    layers: Vec<Tree>,
     config: Config,
 }
 
@@ -86,9 +86,15 @@ impl Recipe {
             name,
             version: String::new(),
             base: None,
-            tree: Tree::default(),
+            layers: vec![Tree::default()],
             config,
         }
+    }
+
+    /// The topmost layer.
+    fn tree(&mut self) -> &mut Tree {
+        let top = self.layers.len() - 1; // `new` makes one
+        &mut self.layers[top]
     }
 
     /// An image of one upstream component.
@@ -98,8 +104,8 @@ impl Recipe {
             .with_context(|| format!("component {name} was not built"))?;
         let mut recipe = Self::new(name, entrypoint, NONROOT);
         recipe.version.clone_from(&component.version);
-        recipe.tree.programs(BIN, &component.bin())?;
-        recipe.tree.text("etc/passwd", PASSWD, 0o644);
+        recipe.tree().programs(BIN, &component.bin())?;
+        recipe.tree().text("etc/passwd", PASSWD, 0o644);
         Ok(recipe)
     }
 
@@ -107,9 +113,9 @@ impl Recipe {
     fn own(binaries: &Path, name: &'static str, program: &str) -> Self {
         let mut recipe = Self::new(name, &[&format!("/{BIN}/{program}")], NONROOT);
         recipe
-            .tree
+            .tree()
             .file(&format!("{BIN}/{program}"), binaries.join(program), 0o755);
-        recipe.tree.text("etc/passwd", PASSWD, 0o644);
+        recipe.tree().text("etc/passwd", PASSWD, 0o644);
         recipe
     }
 
@@ -122,7 +128,10 @@ impl Recipe {
             let place = base.strip_prefix(cache.root()).unwrap_or(base);
             key.text("base", &place.to_string_lossy());
         }
-        self.tree.hash(&mut key, cache.root())?;
+        for layer in &self.layers {
+            layer.hash(&mut key, cache.root())?;
+            key.text("end of layer", "");
+        }
         let key = key.finish();
         let tag = match self.version.as_str() {
             "" => key.short().to_owned(),
@@ -141,13 +150,17 @@ impl Recipe {
 
     fn write(&self, reference: &str, work: &Path) -> Result<()> {
         progress::line(self.name, "writing the image");
-        let layer = work.join("layer.tar");
-        let file = File::create(&layer).with_context(|| format!("make {}", layer.display()))?;
-        self.tree.write(BufWriter::with_capacity(1 << 16, file))?;
         let mut layers: Vec<PathBuf> = self.base.iter().cloned().collect();
-        layers.push(layer.clone());
+        for (number, tree) in self.layers.iter().enumerate() {
+            let layer = work.join(format!("layer-{number}.tar"));
+            let file = File::create(&layer).with_context(|| format!("make {}", layer.display()))?;
+            tree.write(BufWriter::with_capacity(1 << 16, file))?;
+            layers.push(layer);
+        }
         let manifest = oci::write_image(&work.join("image.tar"), reference, &self.config, &layers)?;
-        fs::remove_file(&layer).context("remove the layer")?;
+        for layer in layers.iter().filter(|layer| layer.starts_with(work)) {
+            fs::remove_file(layer).context("remove a layer")?;
+        }
         let image = Image {
             reference: reference.to_owned(),
             file: format!("{}.tar", self.name),
@@ -176,7 +189,7 @@ pub fn build(
     let component = components
         .get("pause")
         .context("component pause was not built")?;
-    pause.tree.programs("", &component.bin())?;
+    pause.tree().programs("", &component.bin())?;
 
     let mut lab = Recipe::new(
         "lab-host",
@@ -184,12 +197,12 @@ pub fn build(
         "",
     );
     lab.base = Some(debian(root, cache)?);
-    lab.tree.file(
+    lab.tree().file(
         &format!("{BIN}/farplane-agent"),
         binaries.join("farplane-agent"),
         0o755,
     );
-    lab.tree.file(
+    lab.tree().file(
         &format!("{BIN}/lab-init"),
         root.join("images/lab-host/lab-init"),
         0o755,
@@ -220,13 +233,14 @@ pub fn artifact_server(
     files: &[(String, PathBuf)],
     index: &[u8],
 ) -> Result<(String, Image)> {
-    let mut recipe = Recipe::own(binaries, "artifacts", "farplane-hub");
-    recipe.tree.text("artifacts/index.json", index, 0o644);
+    let mut lower = Tree::default();
+    lower.text("artifacts/index.json", index, 0o644);
     for (name, path) in files {
-        recipe
-            .tree
-            .file(&format!("artifacts/{name}"), path.clone(), 0o644);
+        lower.file(&format!("artifacts/{name}"), path.clone(), 0o644);
     }
+    let mut recipe = Recipe::own(binaries, "artifacts", "farplane-hub");
+    // Below the program, which changes more often.
+    recipe.layers.insert(0, lower);
     recipe.build(cache)
 }
 

@@ -41,12 +41,17 @@ enum Task {
         /// Only these components; all when none is named.
         names: Vec<String>,
     },
-    /// Build our own release binaries into the cache.
-    Binaries,
+    /// Build our own binaries into the cache.
+    Binaries {
+        #[command(flatten)]
+        own: Own,
+    },
     /// Build everything and lay it out in dist/.
     Build {
         #[command(flatten)]
         source: Source,
+        #[command(flatten)]
+        own: Own,
     },
     /// Check the house rules that no other tool checks.
     Check,
@@ -59,6 +64,25 @@ struct Source {
     /// Directory of downloaded release binaries (kube-apiserver, etcd, containerd, ...) to use instead of building.
     #[arg(long, value_name = "DIR")]
     components: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Own {
+    /// Build our own binaries without optimisation: quicker to build, slower to run.
+    #[arg(long)]
+    debug: bool,
+    /// Directory of our own static binaries, built elsewhere, to use instead of building.
+    #[arg(long, value_name = "DIR", conflicts_with = "debug")]
+    binaries: Option<PathBuf>,
+}
+
+impl Own {
+    fn build(&self, root: &Path, cache: &Cache) -> Result<PathBuf> {
+        match &self.binaries {
+            Some(dir) => binaries::take(cache, dir),
+            None => binaries::build(root, cache, self.debug),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -85,11 +109,16 @@ fn run(task: Task) -> Result<()> {
             }
             Ok(())
         }
-        Task::Binaries => {
-            println!("{}", binaries::build(root, &Cache::open()?)?.display());
+        Task::Binaries { own } => {
+            println!("{}", own.build(root, &Cache::open()?)?.display());
             Ok(())
         }
-        Task::Build { source } => dist::build(root, &Cache::open()?, source.components.as_deref()),
+        Task::Build { source, own } => {
+            let cache = Cache::open()?;
+            let components = components::build(root, &cache, source.components.as_deref(), &[])?;
+            let own = own.build(root, &cache)?;
+            dist::build(root, &cache, &components, &own)
+        }
         Task::Check => check::run(root),
         Task::Test => test(root),
     }

@@ -12,8 +12,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ring::digest::{Context as Hash, SHA256, digest};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::cache::KeyBuilder;
 
@@ -22,7 +22,6 @@ const BLOCK: usize = 1 << 16;
 /// What a path in a [`Tree`] holds.
 #[derive(Clone, Debug)]
 enum Node {
-    Directory { mode: u32 },
     File { source: PathBuf, mode: u32 },
     Text { content: Vec<u8>, mode: u32 },
     Link { target: String },
@@ -34,11 +33,6 @@ enum Node {
 pub struct Tree(BTreeMap<String, Node>);
 
 impl Tree {
-    /// Adds an empty directory.
-    pub fn directory(&mut self, path: &str, mode: u32) -> &mut Self {
-        self.put(path, Node::Directory { mode })
-    }
-
     /// Adds a file with the content of `source`.
     pub fn file(&mut self, path: &str, source: PathBuf, mode: u32) -> &mut Self {
         self.put(path, Node::File { source, mode })
@@ -143,14 +137,6 @@ impl Tree {
                 }
             }
             match node {
-                Node::Directory { mode } => append(
-                    &mut tar,
-                    &format!("{path}/"),
-                    tar::EntryType::Directory,
-                    *mode,
-                    0,
-                    io::empty(),
-                ),
                 Node::File { source, mode } => {
                     let file =
                         File::open(source).with_context(|| format!("open {}", source.display()))?;
@@ -222,7 +208,7 @@ impl Blob {
     /// When it cannot be read.
     pub fn of_file(path: &Path) -> Result<Self> {
         let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        let (mut hash, mut size, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
+        let (mut hash, mut size, mut block) = (Hash::new(&SHA256), 0, vec![0; BLOCK]);
         loop {
             let count = file
                 .read(&mut block)
@@ -234,14 +220,14 @@ impl Blob {
             size += count as u64;
         }
         Ok(Self {
-            digest: format!("sha256:{}", hex::encode(hash.finalize())),
+            digest: format!("sha256:{}", hex::encode(hash.finish())),
             size,
         })
     }
 
     fn of_bytes(bytes: &[u8]) -> Self {
         Self {
-            digest: format!("sha256:{}", hex::encode(Sha256::digest(bytes))),
+            digest: format!("sha256:{}", hex::encode(digest(&SHA256, bytes))),
             size: bytes.len() as u64,
         }
     }
@@ -351,8 +337,7 @@ mod tests {
         fs::write(dir.join("program"), "content").unwrap();
         tree.file("usr/local/bin/program", dir.join("program"), 0o755);
         tree.link("usr/local/bin/other", "program")
-            .text("etc/passwd", "root", 0o644)
-            .directory("tmp", 0o1777);
+            .text("etc/passwd", "root", 0o644);
         let path = dir.join("layer.tar");
         tree.write(File::create(&path).unwrap()).unwrap();
         path
@@ -396,7 +381,7 @@ mod tests {
                 .strip_prefix("blobs/sha256/")
                 .filter(|name| !name.is_empty())
             {
-                assert_eq!(hex::encode(Sha256::digest(content)), name);
+                assert_eq!(hex::encode(digest(&SHA256, content)), name);
             }
         }
         let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
@@ -450,7 +435,6 @@ mod tests {
         let expected = [
             "etc/",
             "etc/passwd",
-            "tmp/",
             "usr/",
             "usr/local/",
             "usr/local/bin/",
