@@ -490,7 +490,7 @@ impl Build<'_> {
             "-mod=mod",
             "-deps",
             "-f",
-            "{{.ImportPath}}",
+            "{{\"\"}}",
             &format!("-tags={}", recipe.tags.join(",")),
         ]);
         go.args(
