@@ -3,10 +3,12 @@
 
 name = $(if $(NAME),--name $(NAME))
 
-.PHONY: build up down purge test bench lint fmt ci
+.PHONY: deps build up down purge test bench lint deny docs fmt ci
 
-build:
+deps:
 	cargo xtask deps
+
+build: deps
 	cargo xtask build $(if $(COMPONENTS),--components $(COMPONENTS))
 
 up: build
@@ -28,6 +30,12 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo xtask check
+
+deny:
+	cargo xtask deny
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 fmt:
 	cargo fmt --all

@@ -17,82 +17,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 
 use crate::cache::{self, Cache, KeyBuilder};
 use crate::progress;
+use crate::recipe::{self, CSource, Program, Recipe};
+use crate::versions::Versions;
 
 const FORMAT: u32 = 1;
-
-/// One program of a component.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Program {
-    package: String,
-    #[serde(default)]
-    binary: Option<String>,
-    #[serde(default)]
-    names: Vec<String>,
-}
-
-impl Program {
-    /// What `go build -o DIR/` calls it.
-    fn built_as(&self) -> &str {
-        let parts = || self.package.rsplit('/');
-        let last = parts().next().unwrap_or_default();
-        let is_major = last
-            .strip_prefix('v')
-            .is_some_and(|n| n.parse::<u32>().is_ok());
-        if is_major {
-            parts().nth(1).unwrap_or(last)
-        } else {
-            last
-        }
-    }
-
-    fn file(&self) -> &str {
-        self.binary.as_deref().unwrap_or_else(|| self.built_as())
-    }
-
-    /// Names of release binaries that do the same work.
-    fn released_as(&self) -> Vec<&str> {
-        if self.package.starts_with("./kubernetes-") {
-            return self.names.iter().map(String::as_str).collect();
-        }
-        std::iter::once(self.file())
-            .chain(self.names.iter().map(String::as_str))
-            .collect()
-    }
-}
-
-/// How one component is linked; see `upstream/components.toml`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipe {
-    module: String,
-    programs: Vec<Program>,
-    #[serde(default)]
-    cgo: bool,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    stamp: Vec<String>,
-    #[serde(default)]
-    ldflags: Vec<String>,
-    #[serde(default)]
-    packages: Vec<String>,
-    #[serde(default)]
-    c: Option<CSource>,
-}
-
-/// A program in C that a Go module carries.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CSource {
-    module: String,
-    file: String,
-    flags: Vec<String>,
-}
 
 /// A built component: `<dir>/bin/` holds its programs and links to them.
 #[derive(Clone, Debug)]
@@ -113,58 +44,6 @@ impl Component {
 /// All components by name.
 pub type Components = BTreeMap<String, Component>;
 
-/// What `versions.toml` says, with `.major`, `.minor` and `.patch` of each.
-pub struct Versions(BTreeMap<String, String>);
-
-impl Versions {
-    /// Reads `upstream/versions.toml`.
-    ///
-    /// # Errors
-    /// When it is missing or not a table of texts.
-    pub fn read(root: &Path) -> Result<Self> {
-        let file = root.join("upstream/versions.toml");
-        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let table: BTreeMap<String, String> =
-            toml::from_str(&text).context("parse upstream/versions.toml")?;
-        let mut all = table.clone();
-        for (name, version) in table {
-            for (part, value) in ["major", "minor", "patch"].iter().zip(version.split('.')) {
-                all.insert(format!("{name}.{part}"), value.to_owned());
-            }
-        }
-        Ok(Self(all))
-    }
-
-    /// Version of a name.
-    ///
-    /// # Errors
-    /// When the name is not in the file.
-    pub fn get(&self, name: &str) -> Result<&str> {
-        let version = self
-            .0
-            .get(name)
-            .with_context(|| format!("upstream/versions.toml has no version of {name}"))?;
-        Ok(version)
-    }
-
-    /// Fills in `{{name}}`.
-    ///
-    /// # Errors
-    /// When a name is unknown or a brace stays open.
-    pub fn render(&self, template: &str) -> Result<String> {
-        let mut text = String::new();
-        let mut rest = template;
-        while let Some((before, after)) = rest.split_once("{{") {
-            let (name, after) = after.split_once("}}").context("a {{ without its }}")?;
-            text.push_str(before);
-            text.push_str(self.get(name)?);
-            rest = after;
-        }
-        text.push_str(rest);
-        Ok(text)
-    }
-}
-
 /// One build of all components.
 struct Build<'a> {
     root: &'a Path,
@@ -184,10 +63,7 @@ pub fn build(
     downloaded: Option<&Path>,
     only: &[String],
 ) -> Result<Components> {
-    let file = root.join("upstream/components.toml");
-    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let recipes: BTreeMap<String, Recipe> =
-        toml::from_str(&text).context("parse upstream/components.toml")?;
+    let recipes = recipe::read(root)?;
     for name in only {
         ensure!(
             recipes.contains_key(name),
@@ -528,39 +404,11 @@ fn check_packages(name: &str, packages: &[String]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn versions() -> Versions {
-        let texts = [("kubernetes", "1.37.2"), ("kubernetes.minor", "37")];
-        Versions(
-            texts
-                .map(|(name, version)| (name.to_owned(), version.to_owned()))
-                .into(),
-        )
-    }
-
-    #[test]
-    fn a_template_is_filled_in_and_an_unknown_name_is_refused() {
-        assert_eq!(
-            versions()
-                .render("v0.{{kubernetes.minor}} {{kubernetes}}\n")
-                .unwrap(),
-            "v0.37 1.37.2\n"
-        );
-        assert!(
-            versions()
-                .render("{{cri-o}}")
-                .unwrap_err()
-                .to_string()
-                .contains("cri-o")
-        );
-        assert!(versions().render("{{kubernetes").is_err());
-    }
-
     #[test]
     fn every_recipe_has_a_version_and_a_template_that_renders() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let versions = Versions::read(root).unwrap();
-        let text = fs::read_to_string(root.join("upstream/components.toml")).unwrap();
-        let recipes: BTreeMap<String, Recipe> = toml::from_str(&text).unwrap();
+        let recipes = recipe::read(root).unwrap();
         for recipe in recipes.values() {
             let template =
                 fs::read_to_string(root.join("upstream").join(&recipe.module).join("go.mod.in"))
@@ -571,17 +419,5 @@ mod tests {
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn programs_are_found_under_the_name_go_gives_them() {
-        let program = |package: &str| Program {
-            package: package.into(),
-            binary: None,
-            names: vec![],
-        };
-        assert_eq!(program("helm.sh/helm/v4/cmd/helm").file(), "helm");
-        assert_eq!(program("example.org/tool/v2").file(), "tool");
-        assert_eq!(program("./etcd").file(), "etcd");
     }
 }

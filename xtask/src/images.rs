@@ -15,9 +15,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, KeyBuilder};
-use crate::components::{Components, Versions};
+use crate::components::Components;
 use crate::oci::{self, Config, Tree};
 use crate::progress;
+use crate::versions::Versions;
 
 const FORMAT: u32 = 2;
 const BIN: &str = "usr/local/bin";

@@ -9,11 +9,15 @@ mod binaries;
 mod cache;
 mod check;
 mod components;
+mod crds;
+mod deny;
 mod deps;
 mod dist;
 mod images;
 mod oci;
 mod progress;
+mod recipe;
+mod versions;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -53,8 +57,16 @@ enum Task {
         #[command(flatten)]
         own: Own,
     },
+    /// Write the custom resources' definitions and reference page.
+    Crds {
+        /// Only compare; fail when they differ.
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the house rules that no other tool checks.
     Check,
+    /// Check the licences and sources of what we link.
+    Deny,
     /// Run every test.
     Test,
 }
@@ -119,7 +131,9 @@ fn run(task: Task) -> Result<()> {
             let own = own.build(root, &cache)?;
             dist::build(root, &cache, &components, &own)
         }
+        Task::Crds { check } => crds::run(root, check),
         Task::Check => check::run(root),
+        Task::Deny => deny::run(root, &Cache::open()?),
         Task::Test => test(root),
     }
 }
@@ -130,6 +144,7 @@ fn test(root: &Path) -> Result<()> {
     // The end-to-end suite, which needs `dist/`, is called here.
 }
 
+/// Runs cargo in the tree.
 fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(program)

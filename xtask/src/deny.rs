@@ -1,0 +1,45 @@
+//! `cargo xtask deny`: licences and sources of what we link, by cargo-deny, which
+//! is installed beside the cache when it is missing.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::cache::Cache;
+use crate::progress;
+
+const VERSION: &str = "0.20.2";
+
+/// Checks against `deny.toml`. The list of known vulnerabilities is not asked for:
+/// it changes by the day, and a build must not.
+///
+/// # Errors
+/// When cargo-deny cannot be installed or finds something.
+pub fn run(root: &Path, cache: &Cache) -> Result<()> {
+    let tools = cache.root().join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.is_file() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut install = Command::new(cargo);
+        install.args(["install", "--locked", "--version", VERSION, "--root"]);
+        install
+            .arg(&tools)
+            .arg("cargo-deny")
+            .env("CARGO_TERM_PROGRESS_WHEN", "never");
+        progress::run(
+            "cargo-deny",
+            "cargo install",
+            &mut install,
+            &cache.log("cargo-deny"),
+        )?;
+    }
+    let status = Command::new(program)
+        .current_dir(root)
+        .args(["--locked", "check", "bans", "licenses", "sources"])
+        .status()?;
+    if !status.success() {
+        bail!("cargo-deny found what deny.toml forbids");
+    }
+    Ok(())
+}
