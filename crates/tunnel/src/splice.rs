@@ -1,0 +1,207 @@
+//! Copies between two streams, both ways, until both directions ended.
+//!
+//! Each direction ends by itself: end of file on one side becomes a shutdown of the other side's
+//! writer while the other direction goes on. An error ends both. Idle streams hold no buffer:
+//! reads go to a buffer of the thread, and only what the other side does not take at once is
+//! kept.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::stream::TunnelStream;
+
+/// Size of the thread's buffer; four frames.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Reads of one direction before other tasks get a turn.
+const TURN: usize = 16;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Copies until both directions ended; returns the bytes from `a` to `b` and from `b` to `a`.
+///
+/// Fails with the first error of either side, and with `TimedOut` when nothing moved for
+/// `idle`. Both are dropped on return, so a [`TunnelStream`] whose splice failed is reset.
+pub async fn splice<A, B>(mut a: A, mut b: B, idle: Option<Duration>) -> io::Result<(u64, u64)>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    run(&mut a, &mut b, idle).await
+}
+
+/// [`splice`] between a tunnel stream and a local socket. A failure is passed on as a reset of
+/// the socket (RST) instead of an end of file, so that neither side takes a cut for an end.
+pub async fn splice_tcp(
+    mut tunnel: TunnelStream,
+    mut socket: TcpStream,
+    idle: Option<Duration>,
+) -> io::Result<(u64, u64)> {
+    let result = run(&mut tunnel, &mut socket, idle).await;
+    if result.is_err() {
+        _ = socket.set_zero_linger();
+    }
+    result
+}
+
+async fn run<A, B>(a: &mut A, b: &mut B, idle: Option<Duration>) -> io::Result<(u64, u64)>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut forth = Direction::default();
+    let mut back = Direction::default();
+    let mut last = Instant::now();
+    let mut clock = idle.map(|idle| (idle, Box::pin(sleep(idle))));
+    poll_fn(|cx| {
+        let before = forth.copied + back.copied;
+        let ended = (forth.poll(cx, a, b)?, back.poll(cx, b, a)?);
+        if let (Poll::Ready(()), Poll::Ready(())) = ended {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some((idle, clock)) = &mut clock {
+            if forth.copied + back.copied != before {
+                last = Instant::now();
+            }
+            // Moved only when it fires: setting a timer for each read would cost more.
+            while clock.as_mut().poll(cx).is_ready() {
+                let due = last + *idle;
+                if Instant::now() >= due {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut)));
+                }
+                clock.as_mut().reset(due);
+            }
+        }
+        Poll::Pending
+    })
+    .await?;
+    Ok((forth.copied, back.copied))
+}
+
+/// One direction of a splice.
+#[derive(Default)]
+struct Direction {
+    /// Read and not yet taken by the writer.
+    kept: BytesMut,
+    copied: u64,
+    needs_flush: bool,
+    read_ended: bool,
+    ended: bool,
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..TURN {
+            ready!(self.poll_kept(cx, writer))?;
+            if self.read_ended {
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            if self.poll_move(cx, reader, writer)?.is_pending() {
+                if self.needs_flush {
+                    ready!(Pin::new(&mut *writer).poll_flush(cx))?;
+                    self.needs_flush = false;
+                }
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what an earlier turn could not.
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            let count = ready!(poll_some(cx, writer, &self.kept))?;
+            self.kept.advance(count);
+            self.copied += count as u64;
+            self.needs_flush = true;
+        }
+        if self.kept.capacity() > 0 {
+            self.kept = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read, and the write of it as far as the writer takes it.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        // Taken out, so that a reader that itself splices finds no borrowed buffer.
+        let mut buffer = BUFFER.take();
+        buffer.resize(BUFFER_BYTES, 0);
+        let result = self.poll_move_with(&mut buffer, cx, reader, writer);
+        BUFFER.set(buffer);
+        result
+    }
+
+    fn poll_move_with(
+        &mut self,
+        buffer: &mut [u8],
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+        let mut bytes: &[u8] = read.filled();
+        if bytes.is_empty() {
+            self.read_ended = true;
+        }
+        while !bytes.is_empty() {
+            match poll_some(cx, writer, bytes)? {
+                Poll::Ready(count) => {
+                    bytes = &bytes[count..];
+                    self.copied += count as u64;
+                    self.needs_flush = true;
+                }
+                Poll::Pending => {
+                    self.kept.extend_from_slice(bytes);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn poll_some(
+    cx: &mut Context<'_>,
+    writer: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        other => Poll::Ready(other),
+    }
+}
