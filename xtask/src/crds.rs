@@ -45,7 +45,10 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
         }
     }
     if !stale.is_empty() {
-        bail!("not what crates/types says: {}; run `cargo xtask crds`", stale.join(", "));
+        bail!(
+            "not what crates/types says: {}; run `cargo xtask crds`",
+            stale.join(", ")
+        );
     }
     Ok(())
 }
@@ -139,12 +142,21 @@ fn describe_field(page: &mut String, path: &str, field: &Value, required: bool) 
         meaning.push_str(" Required.");
     }
     if !field["default"].is_null() {
-        let _ = write!(meaning, " Default `{}`.", cell(&field["default"].to_string()));
+        let _ = write!(
+            meaning,
+            " Default `{}`.",
+            cell(&field["default"].to_string())
+        );
     }
     for rule in rules(field) {
         let _ = write!(meaning, " {}.", cell(&rule));
     }
-    let _ = writeln!(page, "| `{path}` | {} | {} |", type_of(field), meaning.trim());
+    let _ = writeln!(
+        page,
+        "| `{path}` | {} | {} |",
+        type_of(field),
+        meaning.trim()
+    );
     if path.ends_with(".conditions") {
         return; // the same for every kind, known from Kubernetes
     }
