@@ -5,7 +5,9 @@ name = $(if $(NAME),--name $(NAME))
 
 .PHONY: deps build up down purge test bench lint deny docs fmt ci
 
+# Even `cargo xtask` cannot be linked without a C compiler.
 deps:
+	@command -v cc >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev; }
 	cargo xtask deps
 
 build: deps

@@ -14,9 +14,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::cache::{self, Cache, KeyBuilder};
 use crate::progress;
@@ -24,6 +25,7 @@ use crate::recipe::{self, CSource, Program, Recipe};
 use crate::versions::Versions;
 
 const FORMAT: u32 = 1;
+const WORKERS: usize = 2;
 
 /// A built component: `<dir>/bin/` holds its programs and links to them.
 #[derive(Clone, Debug)]
@@ -78,25 +80,60 @@ pub fn build(
         recipes,
         go: OnceLock::new(),
     };
-    let mut components = Components::new();
-    for (name, recipe) in &build.recipes {
-        if !only.is_empty() && !only.contains(name) {
-            continue;
-        }
-        let given = downloaded
-            .map(|dir| build.take(name, recipe, dir))
-            .transpose()?
-            .flatten();
-        let component = match given {
-            Some(component) => component,
-            None => build.link(name, recipe)?,
-        };
-        components.insert(name.clone(), component);
-    }
-    Ok(components)
+    build.all(downloaded, only)
 }
 
 impl Build<'_> {
+    /// Builds modules side by side, so that one's downloads and linking fill the
+    /// pauses of another. Components of one module follow each other, since they
+    /// share what is compiled.
+    fn all(&self, downloaded: Option<&Path>, only: &[String]) -> Result<Components> {
+        let mut modules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, recipe) in &self.recipes {
+            if only.is_empty() || only.contains(name) {
+                modules.entry(&recipe.module).or_default().push(name);
+            }
+        }
+        let mut queue: Vec<Vec<&str>> = modules.into_values().collect();
+        queue.sort_by_key(Vec::len); // taken from the end: the largest first
+        let queue = Mutex::new(queue);
+        let failed = AtomicBool::new(false);
+        let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
+        let work = || {
+            let mut built = Components::new();
+            while let Some(names) = next().filter(|_| !failed.load(Ordering::Relaxed)) {
+                for name in names {
+                    let component = self.one(name, downloaded);
+                    if let Err(error) = &component {
+                        failed.store(true, Ordering::Relaxed);
+                        progress::line(name, &format!("failed: {}", first_line(error)));
+                    }
+                    built.insert(name.to_owned(), component?);
+                }
+            }
+            Ok(built)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+            let mut components = Components::new();
+            for worker in workers {
+                let built: Result<Components> =
+                    worker.join().map_err(|_| anyhow!("a builder panicked"))?;
+                components.extend(built?);
+            }
+            Ok(components)
+        })
+    }
+
+    fn one(&self, name: &str, downloaded: Option<&Path>) -> Result<Component> {
+        let recipe = &self.recipes[name];
+        let given = downloaded.map(|dir| self.take(name, recipe, dir));
+        match given.transpose()?.flatten() {
+            Some(component) => Ok(component),
+            None => self.link(name, recipe),
+        }
+    }
+
     /// Asked only when something is to be built, so that a machine with all
     /// release binaries needs no Go.
     fn go_version(&self) -> Result<&str> {
@@ -386,6 +423,15 @@ impl Build<'_> {
         progress::line(name, &format!("wrote {}; commit it", lock.display()));
         cache::remove(&work)
     }
+}
+
+fn first_line(error: &anyhow::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn check_packages(name: &str, packages: &[String]) -> Result<()> {
