@@ -191,7 +191,8 @@ impl Wire {
         let body = i64::try_from(header.body).unwrap_or(0);
         signal.buffered.fetch_add(body, Ordering::Relaxed);
         let total = self.buffered.fetch_add(body, Ordering::Relaxed) + body;
-        if header.flags & FLAG_FIN != 0 {
+        // After a reset, the end is only yamux giving up its half.
+        if header.flags & FLAG_FIN != 0 && !signal.reset.load(Ordering::Acquire) {
             signal.fin.store(true, Ordering::Release);
         }
         if header.flags & FLAG_RST != 0 {

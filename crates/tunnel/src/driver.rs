@@ -91,7 +91,10 @@ impl Driver {
         };
         if let Some(reason) = broken {
             shared.wire.end();
-            _ = timeout(LAST_WORDS, control_done).await;
+            // Without a control stream nobody has anything to read.
+            if work.control.take().is_none() {
+                _ = timeout(LAST_WORDS, control_done).await;
+            }
             shared.finish(reason);
         } else if let Some(CloseReason::Local(_)) = shared.close_reason() {
             _ = timeout(LAST_WORDS, async {

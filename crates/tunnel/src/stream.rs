@@ -56,8 +56,8 @@ impl RawStream {
     }
 
     fn broken(&self) -> bool {
-        let over = self.wire.has_ended() && !self.outlives;
-        over || self.signal.reset.load(Ordering::Acquire)
+        // For last words only what has arrived counts, and yamux keeps that.
+        !self.outlives && (self.wire.has_ended() || self.signal.reset.load(Ordering::Acquire))
     }
 
     fn failure(&self) -> Option<io::Error> {

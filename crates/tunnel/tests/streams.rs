@@ -11,6 +11,9 @@ use tokio::{
     time::timeout,
 };
 
+/// What a stream may have under way at the start, less the header's share.
+const WINDOW: u64 = 255 * 1024;
+
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length)
         .map(|index| u8::try_from((index * 31 + seed + index / 251) % 256).unwrap())
@@ -102,7 +105,7 @@ async fn a_writer_without_credit_is_freed_when_the_reader_goes() {
     let writer = tokio::spawn(async move { far.write_all(&pattern(4_000_000, 1)).await });
     // Ends its own direction first: the multiplexer alone would tell the peer nothing more.
     near.shutdown().await.unwrap();
-    eventually("data arrives", || pair.agent.stats().buffered >= 256 * 1024).await;
+    eventually("data arrives", || pair.agent.stats().buffered >= WINDOW).await;
     drop(near);
     let error = timeout(Duration::from_secs(10), writer)
         .await
@@ -144,7 +147,7 @@ async fn a_stalled_stream_does_not_block_others() {
         stalled.shutdown().await.unwrap();
         stalled
     });
-    eventually("credit is used up", || _hub.stats().buffered >= 256 * 1024).await;
+    eventually("credit is used up", || _hub.stats().buffered >= WINDOW).await;
     serve_echo(hub_incoming);
     for seed in 0..20 {
         let mut stream = agent.open(header("echo")).await.unwrap();
@@ -172,7 +175,7 @@ async fn beyond_the_memory_bound_the_largest_stream_is_reset() {
     let (mut large, mut large_far) = joined(&mut pair).await;
     let (mut little, mut little_far) = joined(&mut pair).await;
     let flood = tokio::spawn(async move { large.write_all(&pattern(1_000_000, 0)).await });
-    eventually("one window", || pair.hub.stats().buffered >= 256 * 1024).await;
+    eventually("one window", || pair.hub.stats().buffered >= WINDOW).await;
     let other = tokio::spawn(async move {
         little.write_all(&pattern(100_000, 0)).await.unwrap();
         little.shutdown().await.unwrap();
@@ -183,7 +186,7 @@ async fn beyond_the_memory_bound_the_largest_stream_is_reset() {
     // Read slowly enough to pass the bound, or fast enough not to: either way it is whole.
     assert_eq!(got, pattern(100_000, 0));
     drop(other);
-    if pair.hub.stats().buffered < 256 * 1024 {
+    if pair.hub.stats().buffered < WINDOW {
         assert!(flood.await.unwrap().is_err());
         assert!(large_far.read_u8().await.is_err());
     }
