@@ -36,8 +36,8 @@ use crate::metrics::Metrics;
 
 /// Bytes that wait before a write to the carrier is forced.
 const OUT_BYTES: usize = 64 * 1024;
-/// A write buffer larger than this is given back when the session falls idle.
-const IDLE_OUT_BYTES: usize = 1024;
+/// A write of this size makes room for a full buffer at once instead of growing it.
+const LARGE_BYTES: usize = 4096;
 
 const HEADER_BYTES: usize = 12;
 const TYPE_DATA: u8 = 0;
@@ -377,7 +377,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncRead for Carrier<IO> 
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
-                if this.out.is_empty() && this.out.capacity() > IDLE_OUT_BYTES {
+                // An idle session holds no buffer.
+                if this.out.is_empty() {
                     this.out = BytesMut::new();
                 }
                 Poll::Pending
@@ -402,8 +403,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncWrite for Carrier<IO>
             }
         }
         this.add_resets();
-        if this.out.capacity() == 0 && bytes.len() == HEADER_BYTES {
-            this.out.reserve(IDLE_OUT_BYTES);
+        if bytes.len() >= LARGE_BYTES && this.out.capacity() < OUT_BYTES {
+            this.out.reserve(OUT_BYTES + bytes.len());
         }
         this.sent.advance(bytes, |_| {});
         this.out.extend_from_slice(bytes);

@@ -107,3 +107,7 @@ fn number(kind: u8, body: &mut BytesMut) -> Result<u64, DecodeError> {
     body.try_get_u64()
         .map_err(|_| DecodeError::Truncated { kind })
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -325,3 +325,7 @@ fn decode_json<T: for<'a> Deserialize<'a>>(
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
