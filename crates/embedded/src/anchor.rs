@@ -9,13 +9,11 @@
 //! of the state directory stays in memory: upstream programs have paths of their own
 //! there, and none of them shall be left on the machine.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::command::run;
 use crate::error::Error;
 use crate::files::{Files, tail};
 use crate::network::namespace_file;
@@ -59,6 +57,7 @@ pub(crate) async fn ensure(record: &mut Record, files: &Files) -> Result<Process
     if let Some(anchor) = record.anchor.filter(|anchor| anchor.is_alive()) {
         return Ok(anchor);
     }
+    let now = k8s_openapi::jiff::Timestamp::now();
     let ready = files.anchor_ready();
     let _ = std::fs::remove_file(&ready);
     let log_path = files.logs().join("anchor.log");
@@ -104,6 +103,7 @@ pub(crate) async fn ensure(record: &mut Record, files: &Files) -> Result<Process
             message: tail(&log_path, 3),
         })?;
     record.anchor = Some(anchor);
+    record.anchored_at = now.as_second();
     record.save(files)?;
     Ok(anchor)
 }
@@ -112,23 +112,4 @@ pub(crate) async fn ensure(record: &mut Record, files: &Files) -> Result<Process
 /// network namespace of the caller.
 pub(crate) fn enter_mounts(anchor: ProcessId) -> String {
     format!("--mount=/proc/{}/ns/mnt", anchor.pid)
-}
-
-/// Runs a program of the distribution within the hub's namespaces.
-pub(crate) async fn run_inside(
-    record: &Record,
-    program: &Path,
-    arguments: &[&str],
-) -> Result<String, Error> {
-    let anchor = record
-        .anchor
-        .filter(|anchor| anchor.is_alive())
-        .ok_or_else(|| Error::Namespaces {
-            message: "the anchor does not run".to_owned(),
-        })?;
-    let (mounts, program) = (enter_mounts(anchor), program.display().to_string());
-    let net = format!("--net=/proc/{}/ns/net", anchor.pid);
-    let mut all = vec![mounts.as_str(), net.as_str(), program.as_str()];
-    all.extend(arguments);
-    run("nsenter", &all).await
 }

@@ -22,7 +22,7 @@ use crate::{Event, Progress, cgroup, network};
 /// What the supervisor takes at most to stop its processes in order.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// What containers get between the request to end and the end.
-const CONTAINER_GRACE: Duration = Duration::from_secs(10);
+const CONTAINER_GRACE: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Stops the hub in order and keeps its state.
@@ -43,13 +43,8 @@ pub async fn down(name: &HubName, progress: &(dyn Fn(Event) + Sync)) -> Result<(
     }
     step.done();
     let step = Step::begin(progress, "pods", "stopping what runs in Pods");
-    let anchor = record.anchor;
-    let containers = || {
-        leftovers(name)
-            .into_iter()
-            .filter(|one| Some(*one) != anchor)
-            .collect()
-    };
+    let pods = format!("{}/kubepods", name.cgroup());
+    let containers = || process::find(|proc| process::in_cgroup(proc, &pods));
     end(&containers, Signal::SIGTERM, CONTAINER_GRACE).await;
     step.done();
     clear(name, &mut record, &files, progress).await?;

@@ -98,6 +98,14 @@ pub enum Error {
         /// What was seen.
         message: String,
     },
+    /// Keys could not be made.
+    #[error("failed to make the key pair {name}")]
+    Keys {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: rcgen::Error,
+    },
     /// The supervisor ended before the hub was ready.
     #[error("the hub's supervisor ended: {message}; its log is {}", log.display())]
     SupervisorEnded {
@@ -188,6 +196,19 @@ impl Error {
                 path,
                 source,
             },
+        }
+    }
+
+    /// True when the API server did not answer, or not yet for everyone: after a restart
+    /// of it the same request works.
+    pub(crate) fn is_transient(&self) -> bool {
+        let Self::Api { source, .. } = self else {
+            return false;
+        };
+        match source.as_ref() {
+            kube::Error::Api(status) => matches!(status.code, 403 | 429 | 500..=599),
+            kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+            _ => false,
         }
     }
 

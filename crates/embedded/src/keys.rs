@@ -17,6 +17,7 @@ use crate::processes::apiserver_addresses;
 use crate::record::Record;
 
 /// One certificate.
+#[derive(Debug)]
 pub(crate) struct Leaf {
     pub file: &'static str,
     pub authority: &'static str,

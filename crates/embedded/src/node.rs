@@ -207,6 +207,7 @@ mod tests {
             hub_domain: "hub.test".into(),
             anchor: None,
             supervisor: None,
+            anchored_at: 0,
             fingerprint: String::new(),
         }
     }

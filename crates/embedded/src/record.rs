@@ -31,6 +31,9 @@ pub(crate) struct Record {
     /// Holds the mount namespace.
     pub anchor: Option<ProcessId>,
     pub supervisor: Option<ProcessId>,
+    /// When the anchor was started, in seconds of Unix time: no container is older.
+    #[serde(default)]
+    pub anchored_at: i64,
     /// Names the programs and settings that the processes were started from.
     #[serde(default)]
     pub fingerprint: String,
@@ -55,6 +58,7 @@ impl Record {
             hub_domain: String::new(),
             anchor: None,
             supervisor: None,
+            anchored_at: 0,
             fingerprint: String::new(),
         }
     }
@@ -182,6 +186,7 @@ mod tests {
             hub_domain: "hub.test".into(),
             anchor: None,
             supervisor: None,
+            anchored_at: 0,
             fingerprint: String::new(),
         };
         record.save(&files).unwrap();

@@ -60,10 +60,12 @@ fn node_reason(node: &Node) -> String {
     }
 }
 
-/// Until every Deployment has its replicas available.
+/// Until every Deployment has its replicas available. The hub may just have come back
+/// with a status of yesterday: only containers started after `since` (Unix seconds) count.
 pub(crate) async fn wait_deployments(
     client: &Client,
     wanted: &[(String, String)],
+    since: i64,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     let mut wait = Wait::new("services", "the hub's services", progress);
@@ -75,8 +77,9 @@ pub(crate) async fn wait_deployments(
                 .get(name)
                 .await
                 .map_err(Error::api(format!("read the Deployment {name}")))?;
-            if !available(&deployment) {
-                late.push(describe(client, namespace, &deployment).await?);
+            let pods = pods_of(client, namespace, &deployment).await?;
+            if !available(&deployment, &pods, since) {
+                late.push(describe(&deployment, &pods));
             }
         }
         if late.is_empty() {
@@ -86,44 +89,80 @@ pub(crate) async fn wait_deployments(
     }
 }
 
-fn available(deployment: &Deployment) -> bool {
+fn available(deployment: &Deployment, pods: &[Pod], since: i64) -> bool {
     let wanted = deployment.spec.replicas.unwrap_or(1);
     let Some(status) = &deployment.status else {
         return false;
     };
+    let running = pods
+        .iter()
+        .filter(|pod| is_ready(pod) && started_after(pod, since));
     status.observed_generation == deployment.metadata.generation
         && status.updated_replicas.unwrap_or(0) >= wanted
         && status.available_replicas.unwrap_or(0) >= wanted
+        && i32::try_from(running.count()).is_ok_and(|running| running >= wanted)
 }
 
-async fn describe(
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|list| {
+        list.iter()
+            .any(|one| one.type_ == "Ready" && one.status == "True")
+    })
+}
+
+fn started_after(pod: &Pod, since: i64) -> bool {
+    let containers = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
+    containers.is_some_and(|list| {
+        list.iter().all(|container| {
+            let running = container
+                .state
+                .as_ref()
+                .and_then(|state| state.running.as_ref());
+            let started = running.and_then(|running| running.started_at.as_ref());
+            started.is_some_and(|started| started.0.as_second() >= since)
+        })
+    })
+}
+
+async fn pods_of(
     client: &Client,
     namespace: &str,
     deployment: &Deployment,
-) -> Result<String, Error> {
-    let name = deployment.metadata.name.as_deref().unwrap_or_default();
-    let selector = deployment
-        .spec
-        .selector
-        .match_labels
-        .as_ref()
-        .map(|labels| {
-            let terms: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            terms.join(",")
-        })
-        .unwrap_or_default();
+) -> Result<Vec<Pod>, Error> {
+    let labels = deployment.spec.selector.match_labels.iter().flatten();
+    let terms: Vec<String> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods
-        .list(&ListParams::default().labels(&selector))
+        .list(&ListParams::default().labels(&terms.join(",")))
         .await
-        .map_err(Error::api(format!("list the Pods of {name}")))?;
-    let reason = list
-        .items
+        .map_err(Error::api("list the Pods of the hub's services"))?;
+    Ok(list.items)
+}
+
+fn describe(deployment: &Deployment, pods: &[Pod]) -> String {
+    let name = deployment.metadata.name.as_deref().unwrap_or_default();
+    let reason = pods
         .iter()
         .find_map(pod_reason)
         .or_else(|| replica_failure(deployment))
-        .unwrap_or_else(|| "has no Pod yet".to_owned());
-    Ok(format!("{name} ({reason})"))
+        .unwrap_or_else(|| {
+            if pods.is_empty() {
+                "has no Pod yet"
+            } else {
+                "is starting again"
+            }
+            .to_owned()
+        });
+    format!("{name} ({reason})")
 }
 
 fn replica_failure(deployment: &Deployment) -> Option<String> {
@@ -191,10 +230,10 @@ fn crash(container: &ContainerStatus) -> String {
         .find_map(|state| state.terminated.as_ref());
     let code = ended.map_or(-1, |ended| ended.exit_code);
     let name = &container.name;
-    format!(
-        "{name} ends with code {code} again and again, {} times so far",
-        container.restart_count
-    )
+    match container.restart_count {
+        0 | 1 => format!("{name} ended with code {code} and is started again"),
+        count => format!("{name} ends with code {code} again and again, {count} times so far"),
+    }
 }
 
 /// Bounds a wait and tells its state when it changes.
@@ -274,6 +313,16 @@ mod tests {
             reason.contains("code 2") && reason.contains("3 times"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn a_container_of_before_the_last_stop_does_not_count() {
+        let pod = pod(json!({ "containerStatuses": [{
+            "name": "hub", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+            "state": { "running": { "startedAt": "2026-01-01T00:00:10Z" } },
+        }] }));
+        let started = 1_767_225_610;
+        assert!(started_after(&pod, started) && !started_after(&pod, started + 1));
     }
 
     #[test]

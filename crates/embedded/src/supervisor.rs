@@ -4,16 +4,17 @@
 //! does everything else on threads in the hub's. Its end by SIGTERM stops its processes
 //! in order; its sudden death leaves them running, to be adopted by the next one.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
-use crate::child::Child;
+use crate::child::{Child, waiting};
 use crate::error::Error;
 use crate::files::Files;
 use crate::images::Index;
@@ -22,7 +23,7 @@ use crate::network::namespace_file;
 use crate::process::ProcessId;
 use crate::processes::{self, Component};
 use crate::record::Record;
-use crate::status::{ProcessStatus, Published};
+use crate::status::Published;
 use crate::up::info;
 use crate::{keys, node};
 
@@ -99,51 +100,87 @@ async fn run(record: Record, files: Files, listener: Option<StdListener>) -> Res
     if let Some(listener) = listener {
         tokio::spawn(forward(listener, info(&record, &files).gateway_address));
     }
-    let components = processes::all(&record, &files);
-    let mut started: HashMap<&str, std::sync::Arc<Child>> = HashMap::new();
-    let me = ProcessId::of(std::process::id() as i32).ok_or_else(|| Error::Namespaces {
-        message: String::new(),
-    })?;
-    let publish = |started: &HashMap<&str, std::sync::Arc<Child>>| {
-        let processes = components
+    let mut hub = Hub::new(processes::all(&record, &files), files)?;
+    loop {
+        hub.start_due();
+        hub.publish()?;
+        tokio::select! {
+            _ = terminate.recv() => break,
+            () = hub.changed.notified() => {}
+        }
+    }
+    hub.stop().await
+}
+
+/// The processes of the hub, started as what they need becomes ready.
+struct Hub {
+    me: ProcessId,
+    files: Files,
+    components: Vec<Component>,
+    children: Vec<Option<Child>>,
+    changed: Arc<Notify>,
+}
+
+impl Hub {
+    fn new(components: Vec<Component>, files: Files) -> Result<Self, Error> {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let me = ProcessId::of(pid).ok_or_else(|| Error::Namespaces {
+            message: "/proc does not show this process".to_owned(),
+        })?;
+        let children = components.iter().map(|_| None).collect();
+        Ok(Self {
+            me,
+            files,
+            components,
+            children,
+            changed: Arc::default(),
+        })
+    }
+
+    fn start_due(&mut self) {
+        let ready: Vec<&str> = self
+            .components
             .iter()
-            .map(|c| {
-                started.get(c.name).map_or_else(
-                    || ProcessStatus {
-                        name: c.name.into(),
-                        state: "waiting".into(),
-                        pid: None,
-                        ready: false,
-                    },
-                    |x| x.state.borrow().clone(),
-                )
+            .zip(&self.children)
+            .filter(|(_, child)| child.as_ref().is_some_and(|child| child.status().ready))
+            .map(|(component, _)| component.name)
+            .collect();
+        for (component, child) in self.components.iter().zip(&mut self.children) {
+            if child.is_none() && component.needs.iter().all(|need| ready.contains(need)) {
+                let changed = Arc::clone(&self.changed);
+                *child = Some(Child::start(component.clone(), &self.files, changed));
+            }
+        }
+    }
+
+    fn publish(&self) -> Result<(), Error> {
+        let processes = self
+            .components
+            .iter()
+            .zip(&self.children)
+            .map(|(component, child)| {
+                child
+                    .as_ref()
+                    .map_or_else(|| waiting(component), Child::status)
             })
             .collect();
         Published {
-            supervisor: me,
+            supervisor: self.me,
             processes,
         }
-        .save(&files)
-    };
-    loop {
-        for c in &components {
-            if !started.contains_key(c.name)
-                && c.needs
-                    .iter()
-                    .all(|n| started.get(n).is_some_and(|x| x.state.borrow().ready))
-            {
-                started.insert(c.name, Child::start(c, &files)?);
+        .save(&self.files)
+    }
+
+    /// Ends the processes, those first that need others.
+    async fn stop(mut self) -> Result<(), Error> {
+        while let Some(child) = self.children.pop() {
+            if let Some(child) = child {
+                child.stop().await;
             }
         }
-        publish(&started)?;
-        tokio::select! { _ = terminate.recv() => break, () = tokio::time::sleep(std::time::Duration::from_millis(30)) => {} }
+        self.children = self.components.iter().map(|_| None).collect();
+        self.publish()
     }
-    for c in components.iter().rev() {
-        if let Some(x) = started.get(c.name) {
-            x.stop().await;
-        }
-    }
-    Ok(())
 }
 
 /// Passes every connection on to the gateway.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::chart::Chart;
+use crate::chart::{Chart, Rendered};
 use crate::error::Error;
 use crate::files::{Files, tail};
 use crate::images::{Index, Store};
@@ -21,6 +21,8 @@ use crate::{anchor, api, cgroup, doctor, down, network};
 
 /// How long all processes together may take to become ready.
 const PROCESSES_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long requests may fail while the API server comes back from a restart.
+const API_PATIENCE: Duration = Duration::from_secs(30);
 const DEFAULT_DOMAIN: &str = "farplane.internal";
 /// The gateway's port at the hub.
 const GATEWAY_PORT: u16 = 8443;
@@ -94,6 +96,7 @@ async fn prepare(options: &UpOptions, files: &Files) -> Result<Record, Error> {
         hub_domain: hub_domain(&options.values)?,
         anchor: None,
         supervisor: None,
+        anchored_at: 0,
         fingerprint: String::new(),
     };
     record.save(files)?;
@@ -131,12 +134,14 @@ fn fingerprint(options: &UpOptions) -> String {
         format!("{:?}", options.listen),
         options.dist.display().to_string(),
     ];
-    for name in doctor::PROGRAMS {
-        let path = options.dist.join("bin").join(name);
+    let programs = doctor::PROGRAMS
+        .iter()
+        .map(|name| options.dist.join("bin").join(name));
+    for path in programs.chain(std::env::current_exe()) {
         let real = path.canonicalize().unwrap_or(path);
         let size = real.metadata().map_or(0, |meta| meta.len());
         let time = real.metadata().and_then(|meta| meta.modified()).ok();
-        parts.push(format!("{name} {size} {time:?}"));
+        parts.push(format!("{} {size} {time:?}", real.display()));
     }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     farplane_types::names::digest_id(&parts)
@@ -266,6 +271,29 @@ async fn serve(
         store.import(index, progress).await
     };
     let ((), imported, rendered) = tokio::try_join!(processes, images, chart.render(index))?;
+    let started = Instant::now();
+    loop {
+        match settle(record, files, &rendered, progress).await {
+            Err(error) if error.is_transient() && started.elapsed() < API_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                wait_processes(record, files, None, progress).await?;
+            }
+            other => break other?,
+        }
+    }
+    if imported > 0 {
+        store.remove_stale(index).await?;
+    }
+    Ok(())
+}
+
+/// Applies the chart and waits until it works.
+async fn settle(
+    record: &Record,
+    files: &Files,
+    rendered: &Rendered,
+    progress: Progress<'_>,
+) -> Result<(), Error> {
     let client = api::client(&files.kubeconfig(), None).await?;
     if !rendered.is_applied(files) {
         let step = Step::begin(progress, "chart", "applying the hub's manifests");
@@ -274,11 +302,14 @@ async fn serve(
     }
     wait_node(&client, progress).await?;
     let step = Step::begin(progress, "services", "waiting for controllers and gateway");
-    wait_deployments(&client, &rendered.deployments(), progress).await?;
+    wait_deployments(
+        &client,
+        &rendered.deployments(),
+        record.anchored_at,
+        progress,
+    )
+    .await?;
     step.done();
-    if imported > 0 {
-        store.remove_stale(index).await?;
-    }
     Ok(())
 }
 
