@@ -1,2 +1,105 @@
-//! Placeholder.
-fn main() {}
+//! `farplane-hub`: what runs in the hub's own Pods, one subcommand per Deployment.
+
+mod arguments;
+mod artifacts;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use arguments::{Arguments, Command};
+
+/// Two are enough for a hub's own work and keep its memory small.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Version) {
+        println!("farplane-hub {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    log();
+    match start(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lines for people on a terminal, JSON for machines otherwise.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).init();
+    }
+}
+
+fn start(command: Command) -> Result<()> {
+    // Fails only when one was installed before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(run(command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signal(&shutdown)?;
+    match command {
+        Command::Controllers(options) => {
+            let settings = options.settings()?;
+            let client = client().await?;
+            farplane_controllers::run(client, settings, shutdown).await?;
+        }
+        Command::Gateway(options) => {
+            let settings = options.settings()?;
+            let client = client().await?;
+            farplane_gateway::run(client, settings, shutdown).await?;
+        }
+        Command::Artifacts(options) => artifacts::serve(&options, shutdown).await?,
+        Command::Version => {}
+    }
+    Ok(())
+}
+
+async fn client() -> Result<kube::Client> {
+    kube::Client::try_default()
+        .await
+        .context("find the hub's API server")
+}
+
+/// The first SIGTERM or SIGINT asks for an orderly end, a second one ends at once.
+fn stop_on_signal(shutdown: &CancellationToken) -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                std::process::exit(1);
+            }
+            tracing::info!("stopping");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What every controller does with objects: apply, status, finalizers, deletion, events.
+
+use std::fmt::Debug;
+
+use farplane_types::conditions;
+use farplane_types::names::{FIELD_MANAGER, FINALIZER};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::{Error, is_code};
+
+/// A kind known at compile time.
+pub(crate) trait Kind:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Serialize
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+pub(crate) fn now() -> Time {
+    Time(Timestamp::now())
+}
+
+/// Age of `time` in milliseconds, zero when it lies ahead.
+pub(crate) fn age_ms(time: &Time, now: &Time) -> u64 {
+    u64::try_from(now.0.as_millisecond() - time.0.as_millisecond()).unwrap_or(0)
+}
+
+fn describe<K: Kind>(object: &K) -> String {
+    let name = object.name_any();
+    match object.namespace() {
+        Some(namespace) => format!("{} {namespace}/{name}", K::kind(&())),
+        None => format!("{} {name}", K::kind(&())),
+    }
+}
+
+/// Server-side apply: fields that we do not send stay as others set them.
+pub(crate) async fn apply<K: Kind>(api: &Api<K>, object: &K) -> Result<K, Error> {
+    let name = object.name_any();
+    api.patch(
+        &name,
+        &PatchParams::apply(FIELD_MANAGER).force(),
+        &Patch::Apply(object),
+    )
+    .await
+    .map_err(Error::hub(format!("apply {}", describe(object))))
+}
+
+/// Writes a status by server-side apply: only our fields of it.
+pub(crate) async fn apply_status<K: Kind, S: Serialize>(
+    api: &Api<K>,
+    object: &K,
+    status: &S,
+) -> Result<(), Error> {
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": object.name_any() },
+        "status": status,
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    match api
+        .patch_status(&object.name_any(), &parameters, &Patch::Apply(&body))
+        .await
+    {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile: nobody is left to tell.
+        Err(error) if is_code(&error, 404) => Ok(()),
+        Err(error) => Err(Error::hub(format!(
+            "write the status of {}",
+            describe(object)
+        ))(error)),
+    }
+}
+
+pub(crate) fn has_finalizer<K: Kind>(object: &K) -> bool {
+    object.finalizers().iter().any(|one| one == FINALIZER)
+}
+
+pub(crate) fn is_deleting<K: Kind>(object: &K) -> bool {
+    object.meta().deletion_timestamp.is_some()
+}
+
+/// Sets the finalizer, unless it is there.
+pub(crate) async fn add_finalizer<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> {
+    if has_finalizer(object) {
+        return Ok(());
+    }
+    let mut all = object.finalizers().to_vec();
+    all.push(FINALIZER.to_owned());
+    set_finalizers(api, object, all).await
+}
+
+/// Takes the finalizer away; the object may vanish by that.
+pub(crate) async fn remove_finalizer<K: Kind>(api: &Api<K>, object: &K) -> Result<(), Error> {
+    if !has_finalizer(object) {
+        return Ok(());
+    }
+    let all = object.finalizers().iter().filter(|one| *one != FINALIZER);
+    let all = all.cloned().collect();
+    match set_finalizers(api, object, all).await {
+        Err(Error::Hub { source, .. }) if is_code(&source, 404) => Ok(()),
+        other => other,
+    }
+}
+
+/// With the resource version, so that no other finalizer is lost.
+async fn set_finalizers<K: Kind>(
+    api: &Api<K>,
+    object: &K,
+    finalizers: Vec<String>,
+) -> Result<(), Error> {
+    let body = json!({ "metadata": {
+        "resourceVersion": object.resource_version(),
+        "finalizers": finalizers,
+    }});
+    api.patch(
+        &object.name_any(),
+        &PatchParams::default(),
+        &Patch::Merge(&body),
+    )
+    .await
+    .map(|_| ())
+    .map_err(Error::hub(format!(
+        "set the finalizer of {}",
+        describe(object)
+    )))
+}
+
+/// Deletes by name. True when nothing is left.
+pub(crate) async fn delete<K: Kind>(
+    api: &Api<K>,
+    name: &str,
+    uid: Option<String>,
+) -> Result<bool, Error> {
+    let mut parameters = DeleteParams::background();
+    if uid.is_some() {
+        parameters = parameters.preconditions(Preconditions {
+            uid,
+            resource_version: None,
+        });
+    }
+    match api.delete(name, &parameters).await {
+        // An object in the answer is on its way out, a status says that it is gone.
+        Ok(answer) => Ok(answer.is_right()),
+        Err(error) if is_code(&error, 404) => Ok(true),
+        Err(error) => Err(Error::hub(format!("delete {} {name}", K::kind(&())))(error)),
+    }
+}
+
+/// Tells of a change of `Ready` as an event. Failure to tell is only logged.
+pub(crate) async fn tell_ready<K: Kind>(
+    context: &Context,
+    object: &K,
+    before: &[Condition],
+    after: &[Condition],
+) {
+    let old = conditions::get(before, conditions::READY);
+    let Some(new) = conditions::get(after, conditions::READY) else {
+        return;
+    };
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+        return;
+    }
+    let type_ = if new.status == "True" || old.is_none() {
+        EventType::Normal
+    } else {
+        EventType::Warning
+    };
+    tell(context, object, type_, &new.reason, &new.message).await;
+}
+
+/// Publishes an event about an object. Failure to tell is only logged.
+pub(crate) async fn tell<K: Kind>(
+    context: &Context,
+    object: &K,
+    type_: EventType,
+    reason: &str,
+    note: &str,
+) {
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: (!note.is_empty()).then(|| note.chars().take(1000).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    let published = context
+        .recorder
+        .publish(&event, &object.object_ref(&()))
+        .await;
+    if let Err(error) = published {
+        tracing::debug!(object = describe(object), %error, "could not publish an event");
+    }
+}
