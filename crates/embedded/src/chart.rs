@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use farplane_types::names::SYSTEM_NAMESPACE;
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, TypeMeta};
+use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, TypeMeta};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource, Discovery, Scope};
-use serde::Deserialize as _;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -151,7 +151,74 @@ impl Rendered {
         for object in others {
             patch(client, &known, object).await?;
         }
+        self.prune(client, &known, files).await?;
         write(&files.applied(), self.digest.as_bytes(), 0o600).map(|_| ())
+    }
+
+    /// Deletes what an earlier rendering had and this one has not. Definitions and
+    /// namespaces stay, since what people made would go with them.
+    async fn prune(&self, client: &Client, known: &Discovery, files: &Files) -> Result<(), Error> {
+        let path = files.state.join("applied.json");
+        let now: Vec<Identity> = self.objects.iter().map(Identity::of).collect();
+        let before: Vec<Identity> = fs::read(&path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        for gone in before.iter().filter(|one| !now.contains(one)) {
+            let object = gone.object();
+            if ["CustomResourceDefinition", "Namespace"].contains(&gone.kind.as_str()) {
+                continue;
+            }
+            let deleted = api(client, known, &object)?
+                .delete(&gone.name, &DeleteParams::background())
+                .await;
+            match deleted {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => {
+                    let action = format!("delete {} {}", gone.kind, gone.name);
+                    return Err(Error::api(action)(error));
+                }
+                Ok(_) => {}
+            }
+        }
+        let text = serde_json::to_vec(&now).unwrap_or_default();
+        write(&path, &text, 0o600).map(|_| ())
+    }
+}
+
+/// Which object something is.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    api_version: String,
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+}
+
+impl Identity {
+    fn of(object: &DynamicObject) -> Self {
+        let types = object.types.clone().unwrap_or_default();
+        Self {
+            api_version: types.api_version,
+            kind: types.kind,
+            namespace: object.metadata.namespace.clone(),
+            name: object.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    fn object(&self) -> DynamicObject {
+        DynamicObject {
+            types: Some(TypeMeta {
+                api_version: self.api_version.clone(),
+                kind: self.kind.clone(),
+            }),
+            metadata: ObjectMeta {
+                namespace: self.namespace.clone(),
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
+            data: Value::Null,
+        }
     }
 }
 

@@ -219,7 +219,13 @@ fn container_reason(container: &ContainerStatus) -> Option<String> {
     if state.terminated.is_some() {
         return Some(crash(container));
     }
-    (!container.ready).then(|| format!("{name} runs but is not ready yet"))
+    match container.restart_count {
+        _ if container.ready => None,
+        0 => Some(format!("{name} runs but is not ready yet")),
+        count => Some(format!(
+            "{name} was started {count} times more and is not ready yet"
+        )),
+    }
 }
 
 fn crash(container: &ContainerStatus) -> String {
