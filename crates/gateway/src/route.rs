@@ -124,7 +124,10 @@ pub fn admit(protocol: Protocol, identity: Option<Identity>) -> Result<Admission
 
 /// Reads the target of a CONNECT request: an address and a port, never a name.
 pub fn egress_target(authority: &str) -> Option<SocketAddr> {
-    authority.parse().ok().filter(|it: &SocketAddr| it.port() != 0)
+    authority
+        .parse()
+        .ok()
+        .filter(|it: &SocketAddr| it.port() != 0)
 }
 
 /// A service of a host, asked for from the gateway that holds the host's tunnel.
@@ -215,7 +218,11 @@ mod tests {
         let cluster = Front::Cluster {
             server_name: "first.demo.k8s.hub.test".into(),
         };
-        for alpn in [&[][..], &[farplane_tunnel::ALPN], &[farplane_tunnel::PEER_ALPN]] {
+        for alpn in [
+            &[][..],
+            &[farplane_tunnel::ALPN],
+            &[farplane_tunnel::PEER_ALPN],
+        ] {
             let hello = hello(Some("first.demo.k8s.hub.test"), alpn);
             assert_eq!(front(&hello, DOMAIN), cluster);
         }

@@ -217,7 +217,8 @@ impl World {
         }
         let hosts = self.hosts_of_plane(plane);
         if target.port() == KUBELET_PORT {
-            let owner = |(host, _): &&(&HostView, &PlanView)| host.node_address == Some(target.ip());
+            let owner =
+                |(host, _): &&(&HostView, &PlanView)| host.node_address == Some(target.ip());
             let routes: Vec<_> = hosts.iter().filter(owner).map(to_kubelet).collect();
             if !routes.is_empty() {
                 return Ok(routes);
@@ -229,7 +230,10 @@ impl World {
             return Err(out_of_reach());
         }
         within.sort_by_key(|(host, _)| host.connections.is_empty());
-        Ok(within.into_iter().map(|it| to_address(it, target)).collect())
+        Ok(within
+            .into_iter()
+            .map(|it| to_address(it, target))
+            .collect())
     }
 
     /// Checks a stream that another gateway asks for, as if it were asked for here.
