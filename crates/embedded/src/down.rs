@@ -29,7 +29,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// When there is no such hub, or something of it would not end.
-pub async fn down(name: &HubName, progress: &(dyn Fn(Event) + Sync)) -> Result<(), Error> {
+pub async fn down(name: &HubName, progress: &dyn Fn(Event)) -> Result<(), Error> {
     let files = Files::new(name.default_state_dir());
     let _lock = lock(name, &files, progress).await?;
     let mut record = Record::load(&files)?.ok_or_else(|| no_such(name))?;
@@ -55,7 +55,7 @@ pub async fn down(name: &HubName, progress: &(dyn Fn(Event) + Sync)) -> Result<(
 ///
 /// # Errors
 /// When something of it would not go away.
-pub async fn purge(name: &HubName, progress: &(dyn Fn(Event) + Sync)) -> Result<(), Error> {
+pub async fn purge(name: &HubName, progress: &dyn Fn(Event)) -> Result<(), Error> {
     let files = Files::new(name.default_state_dir());
     let lock = match lock(name, &files, progress).await {
         Ok(lock) => Some(lock),

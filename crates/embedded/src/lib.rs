@@ -123,7 +123,7 @@ pub enum Event {
 }
 
 /// Where events go.
-pub(crate) type Progress<'a> = &'a (dyn Fn(Event) + Sync);
+pub(crate) type Progress<'a> = &'a dyn Fn(Event);
 
 /// How to reach a hub that is up.
 #[derive(Clone, Debug, PartialEq, Eq)]

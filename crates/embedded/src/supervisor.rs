@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,7 +78,8 @@ fn namespace_of(record: &Record) -> Result<File, Error> {
     File::open(&path).map_err(Error::file("open", path))
 }
 
-fn listen(address: SocketAddr) -> Result<StdListener, Error> {
+/// Listens at an address of the machine.
+pub(crate) fn listen(address: SocketAddr) -> Result<StdListener, Error> {
     let bound = StdListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -92,6 +94,7 @@ fn listen(address: SocketAddr) -> Result<StdListener, Error> {
 }
 
 async fn run(record: Record, files: Files, listener: Option<StdListener>) -> Result<(), Error> {
+    let _only = only_one(&files)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::file("watch", "signals"))?;
     files.make_dirs()?;
     keys::ensure(&record, &files)?;
@@ -110,6 +113,15 @@ async fn run(record: Record, files: Files, listener: Option<StdListener>) -> Res
         }
     }
     hub.stop().await
+}
+
+/// Two supervisors of one hub would each start everything.
+fn only_one(files: &Files) -> Result<Flock<File>, Error> {
+    let path = files.run().join("supervisor.lock");
+    let file = File::create(&path).map_err(Error::file("make", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Namespaces {
+        message: "another supervisor of this hub runs: repeat the command".to_owned(),
+    })
 }
 
 /// The processes of the hub, started as what they need becomes ready.
@@ -199,5 +211,40 @@ async fn forward(listener: StdListener, gateway: SocketAddr) {
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_and_the_end_too() {
+        let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let machine = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (inner, outer) = (gateway.local_addr().unwrap(), machine.local_addr().unwrap());
+        let forwarding = tokio::spawn(forward(machine, inner));
+        let mut client = TcpStream::connect(outer).await.unwrap();
+        let (mut server, _) = gateway.accept().await.unwrap();
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        server.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "question");
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        text.clear();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "answer");
+        forwarding.abort();
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_named() {
+        let taken = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = listen(address).unwrap_err();
+        assert!(matches!(error, Error::AddressInUse { address: named } if named == address));
     }
 }

@@ -17,7 +17,7 @@ use crate::record::{Lock, Record};
 use crate::rollout::{wait_deployments, wait_node};
 use crate::status::{self, Published};
 use crate::{Event, HubInfo, Progress, UpOptions};
-use crate::{anchor, api, cgroup, doctor, down, network};
+use crate::{anchor, api, cgroup, doctor, down, network, supervisor};
 
 /// How long all processes together may take to become ready.
 const PROCESSES_TIMEOUT: Duration = Duration::from_secs(120);
@@ -31,7 +31,7 @@ const GATEWAY_PORT: u16 = 8443;
 ///
 /// # Errors
 /// The first step that fails; what was done stays and the next call goes on from there.
-pub async fn up(options: &UpOptions, progress: &(dyn Fn(Event) + Sync)) -> Result<HubInfo, Error> {
+pub async fn up(options: &UpOptions, progress: &dyn Fn(Event)) -> Result<HubInfo, Error> {
     let options = absolute(options)?;
     doctor::preflight(&options)?;
     let index = Index::load(&options.dist)?;
@@ -81,7 +81,14 @@ pub(crate) fn info(record: &Record, files: &Files) -> HubInfo {
 
 /// The record, made at the first call: chooses the hub's addresses.
 async fn prepare(options: &UpOptions, files: &Files) -> Result<Record, Error> {
-    if let Some(record) = Record::load(files)? {
+    let hub_domain = hub_domain(&options.values)?;
+    if let Some(mut record) = Record::load(files)? {
+        record.hub_domain = hub_domain;
+        // An `up` that was interrupted may have begun one without saying so.
+        let published = Published::load(files).map(|published| published.supervisor);
+        if let Some(running) = published.filter(|supervisor| supervisor.is_alive()) {
+            record.supervisor = Some(running);
+        }
         return Ok(record);
     }
     doctor::enough_space(&files.state)?;
@@ -93,7 +100,7 @@ async fn prepare(options: &UpOptions, files: &Files) -> Result<Record, Error> {
         range: network::choose_range(&options.name, files).await?,
         dist: options.dist.clone(),
         listen: options.listen,
-        hub_domain: hub_domain(&options.values)?,
+        hub_domain,
         anchor: None,
         supervisor: None,
         anchored_at: 0,
@@ -178,6 +185,9 @@ async fn start(
     if let Some(running) = record.supervisor.filter(|one| one.is_alive()) {
         // It has not published its state yet: an interrupted `up` began it.
         return wait_published(running, files).await;
+    }
+    if let Some(address) = record.listen {
+        drop(supervisor::listen(address)?);
     }
     let supervisor = spawn_supervisor(record, files)?;
     record.supervisor = Some(supervisor);

@@ -104,6 +104,7 @@ impl Hub {
     }
 
     async fn story(&self) {
+        self.goes_on_after_an_interruption().await;
         self.comes_up_and_is_quick_the_second_time().await;
         for process in [
             "etcd",
@@ -126,6 +127,22 @@ impl Hub {
         assert_eq!(info.gateway_address.port(), 8443);
         assert!(status(&self.options.name).await.ready);
         started.elapsed()
+    }
+
+    async fn goes_on_after_an_interruption(&self) {
+        println!("test goes_on_after_an_interruption");
+        for step in ["network", "processes", "chart"] {
+            let (reached, mut wait) = tokio::sync::mpsc::unbounded_channel();
+            let progress = |event: Event| {
+                if matches!(&event, Event::Phase { name, .. } if name == step) {
+                    let _ = reached.send(());
+                }
+            };
+            tokio::select! {
+                result = up(&self.options, &progress) => drop(result.unwrap()),
+                _ = wait.recv() => println!("    interrupted in {step}"),
+            }
+        }
     }
 
     async fn comes_up_and_is_quick_the_second_time(&self) {
