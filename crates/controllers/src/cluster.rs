@@ -1,9 +1,10 @@
 //! stub
+mod artifacts;
+mod claim;
+mod planes;
+mod store;
+use std::sync::Arc;
 use crate::context::Context;
 use crate::error::Error;
-use std::sync::Arc;
-#[derive(Default)]
-pub(crate) struct Planes;
-pub(crate) async fn run(_context: Arc<Context>) -> Error {
-    std::future::pending().await
-}
+pub(crate) use planes::Planes;
+pub(crate) async fn run(_context: Arc<Context>) -> Error { std::future::pending().await }

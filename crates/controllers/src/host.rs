@@ -18,6 +18,7 @@ use farplane_types::names::{
 use farplane_types::{Host, HostPlan, HostProvider};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -40,11 +41,12 @@ fn gateway_pods() -> String {
 pub(crate) async fn run(context: Arc<Context>) -> Error {
     let client = context.client.clone();
     let any = watcher::Config::default;
-    let gateways = Api::<Pod>::namespaced(client.clone(), &context.settings.namespace);
+    let gateways =
+        Api::<PartialObjectMeta<Pod>>::namespaced(client.clone(), &context.settings.namespace);
     let controller = Controller::new(Api::<Host>::all(client.clone()), any());
     let hosts = controller.store();
     let controller = controller
-        .watches(Api::<HostPlan>::all(client.clone()), any(), |plan| {
+        .watches(Api::<PartialObjectMeta<HostPlan>>::all(client.clone()), any(), |plan| {
             Some(ObjectRef::new(&plan.name_any()).within(&plan.namespace()?))
         })
         .watches(gateways, any().labels(&gateway_pods()), move |_| {

@@ -190,3 +190,77 @@ impl Election {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::Hub;
+
+    const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/s/leases/l";
+
+    fn election(hub: &Hub, identity: &str) -> Election {
+        let mut election = Election::new(Api::namespaced(hub.client(), "s"), "l", identity);
+        election.interval = Duration::from_millis(10);
+        election
+    }
+
+    fn holder(hub: &Hub) -> String {
+        let lease = hub.object(PATH).unwrap();
+        lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn held_by(identity: &str) -> Lease {
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: Some(identity.into()),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_free_ours_or_long_unchanged() {
+        let lease = held_by("a");
+        assert_eq!(decide(None, "b", Duration::ZERO), Step::Create);
+        assert_eq!(decide(Some(&lease), "a", Duration::ZERO), Step::Take);
+        assert_eq!(decide(Some(&lease), "b", DEADLINE), Step::Wait);
+        assert_eq!(decide(Some(&lease), "b", DURATION), Step::Take);
+        assert_eq!(decide(Some(&held_by("")), "b", Duration::ZERO), Step::Take);
+    }
+
+    #[tokio::test]
+    async fn of_two_that_start_together_one_leads() {
+        let hub = Hub::default();
+        let (mut a, mut b) = (election(&hub, "a"), election(&hub, "b"));
+        let (first, second) = tokio::join!(a.attempt(), b.attempt());
+        let leads = [first.unwrap(), second.unwrap()];
+        assert_eq!(leads.iter().filter(|leads| **leads).count(), 1, "{leads:?}");
+    }
+
+    #[tokio::test]
+    async fn a_released_lease_is_taken_at_once() {
+        let hub = Hub::default();
+        let (mut a, mut b) = (election(&hub, "a"), election(&hub, "b"));
+        a.acquire().await;
+        assert!(!b.attempt().await.unwrap());
+        a.release().await;
+        b.acquire().await;
+        assert_eq!(holder(&hub), "b");
+        // The old holder learns that it lost.
+        let lost = a.hold().await;
+        assert!(matches!(lost, Error::LeaseLost { .. }), "{lost}");
+    }
+
+    #[tokio::test]
+    async fn an_outage_shorter_than_the_deadline_changes_nothing() {
+        let hub = Hub::default();
+        let mut a = election(&hub, "a");
+        a.acquire().await;
+        hub.set_down(true);
+        assert!(a.attempt().await.is_err());
+        hub.set_down(false);
+        assert!(a.attempt().await.unwrap());
+        assert_eq!(holder(&hub), "a");
+    }
+}

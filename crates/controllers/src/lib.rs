@@ -19,6 +19,8 @@ mod metrics;
 mod object;
 mod organization;
 mod plan;
+#[cfg(test)]
+mod scripted;
 mod settings;
 
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use farplane_types::{
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, ResourceQuota};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -36,19 +37,19 @@ pub(crate) async fn run(context: Arc<Context>) -> Error {
     let any = watcher::Config::default;
     let controller = Controller::new(Api::<Organization>::all(client.clone()), any())
         .watches(
-            Api::<Namespace>::all(client.clone()),
+            Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
             any().labels(ORGANIZATION_LABEL),
             |namespace| by_namespace(Some(namespace.name_any())),
         )
-        .watches(Api::<Host>::all(client.clone()), any(), |host| {
+        .watches(Api::<PartialObjectMeta<Host>>::all(client.clone()), any(), |host| {
             by_namespace(host.namespace())
         })
         .watches(
-            Api::<KubernetesCluster>::all(client.clone()),
+            Api::<PartialObjectMeta<KubernetesCluster>>::all(client.clone()),
             any(),
             |cluster| by_namespace(cluster.namespace()),
         )
-        .watches(Api::<HostPlan>::all(client), any(), |plan| {
+        .watches(Api::<PartialObjectMeta<HostPlan>>::all(client), any(), |plan| {
             by_namespace(plan.namespace())
         });
     drive("Organization", controller, context, reconcile).await

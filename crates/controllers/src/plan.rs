@@ -13,6 +13,7 @@ use farplane_types::{Host, HostPlan, conditions};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use kube::api::Api;
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
@@ -34,7 +35,7 @@ pub(crate) async fn run(context: Arc<Context>) -> Error {
     let client = context.client.clone();
     let any = watcher::Config::default;
     let controller = Controller::new(Api::<HostPlan>::all(client.clone()), any()).watches(
-        Api::<Host>::all(client),
+        Api::<PartialObjectMeta<Host>>::all(client),
         any(),
         |host| Some(ObjectRef::new(&host.name_any()).within(&host.namespace()?)),
     );

@@ -18,7 +18,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -247,11 +246,6 @@ pub(super) async fn remove(context: &Context, host: &Host) -> Result<bool, Error
     let secrets = Api::<Secret>::namespaced(context.client.clone(), LAB_NAMESPACE);
     object::delete(&secrets, &name, None).await?;
     object::delete(&pods, &name, None).await
-}
-
-/// SHA-256 of a certificate's DER, hex.
-pub(crate) fn sha256_hex(der: &[u8]) -> String {
-    hex::encode(Sha256::digest(der))
 }
 
 #[cfg(test)]
