@@ -38,6 +38,11 @@ pub mod tls;
 pub mod tunnel_server;
 pub mod world;
 
+#[cfg(test)]
+mod front_tests;
+#[cfg(test)]
+mod testing;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
