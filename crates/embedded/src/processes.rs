@@ -230,6 +230,9 @@ impl Maker<'_> {
             format!("--service-account-private-key-file={}", self.pki("sa.key")),
             "--use-service-account-credentials=true".to_owned(),
             "--allocate-node-cidrs=false".to_owned(),
+            // At the usual rate the controllers take seconds to get their own tokens.
+            "--kube-api-qps=200".to_owned(),
+            "--kube-api-burst=400".to_owned(),
         ]);
         let check = Check::SecurePage {
             kubeconfig: self.files.kubeconfig(),

@@ -98,7 +98,8 @@ fn available(deployment: &Deployment, pods: &[Pod], since: i64) -> bool {
         .iter()
         .filter(|pod| is_ready(pod) && started_after(pod, since));
     status.observed_generation == deployment.metadata.generation
-        && status.updated_replicas.unwrap_or(0) >= wanted
+        && status.replicas.unwrap_or(0) == wanted
+        && status.updated_replicas.unwrap_or(0) == wanted
         && status.available_replicas.unwrap_or(0) >= wanted
         && i32::try_from(running.count()).is_ok_and(|running| running >= wanted)
 }

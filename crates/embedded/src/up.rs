@@ -162,6 +162,13 @@ async fn start(
 ) -> Result<(), Error> {
     doctor::enough_space(&files.state)?;
     let wanted = fingerprint(options);
+    let stopped = !record.supervisor.is_some_and(ProcessId::is_alive);
+    if let Some(address) = options.listen
+        && (stopped || record.listen != options.listen)
+    {
+        // Found out before anything that works is stopped.
+        drop(supervisor::listen(address)?);
+    }
     if record.fingerprint != wanted
         && let Some(old) = record.supervisor.filter(|old| old.is_alive())
     {
@@ -185,9 +192,6 @@ async fn start(
     if let Some(running) = record.supervisor.filter(|one| one.is_alive()) {
         // It has not published its state yet: an interrupted `up` began it.
         return wait_published(running, files).await;
-    }
-    if let Some(address) = record.listen {
-        drop(supervisor::listen(address)?);
     }
     let supervisor = spawn_supervisor(record, files)?;
     record.supervisor = Some(supervisor);
