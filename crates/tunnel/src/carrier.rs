@@ -36,6 +36,8 @@ use crate::metrics::Metrics;
 
 /// Bytes that wait before a write to the carrier is forced.
 const OUT_BYTES: usize = 64 * 1024;
+/// Bytes in either direction before the driver lets other tasks run; some 0.1 ms of work.
+const TURN_BYTES: usize = 512 * 1024;
 /// A write of this size makes room for a full buffer at once instead of growing it.
 const LARGE_BYTES: usize = 4096;
 
@@ -305,6 +307,7 @@ pub(crate) struct Carrier<IO> {
     needs_flush: bool,
     sent: FrameCursor,
     seen: FrameCursor,
+    turn: usize,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrier<IO> {
@@ -316,7 +319,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrier<IO> {
             needs_flush: false,
             sent: FrameCursor::default(),
             seen: FrameCursor::default(),
+            turn: 0,
         }
+    }
+
+    /// True, with a wake-up, when this turn is used up. yamux goes on as long as there is
+    /// anything to move, which under load is for ever.
+    fn turn_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.turn < TURN_BYTES {
+            return false;
+        }
+        self.turn = 0;
+        cx.waker().wake_by_ref();
+        true
     }
 
     fn add_resets(&mut self) {
@@ -359,6 +374,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncRead for Carrier<IO> 
         if let Poll::Ready(Err(error)) = this.poll_write_out(cx) {
             return Poll::Ready(Err(error));
         }
+        if this.turn_is_over(cx) {
+            return Poll::Pending;
+        }
         let mut read = ReadBuf::new(buffer);
         match Pin::new(&mut this.io).poll_read(cx, &mut read) {
             Poll::Ready(Ok(())) => {
@@ -368,6 +386,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncRead for Carrier<IO> 
                     return Poll::Ready(Ok(0));
                 }
                 this.wire.received(filled.len());
+                this.turn += filled.len();
                 this.seen
                     .advance(filled, |frame| this.wire.frame_arrived(frame));
                 Poll::Ready(Ok(filled.len()))
@@ -377,6 +396,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncRead for Carrier<IO> 
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
+                this.turn = 0;
                 // An idle session holds no buffer.
                 if this.out.is_empty() {
                     this.out = BytesMut::new();
@@ -398,7 +418,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncWrite for Carrier<IO>
             if let Poll::Ready(Err(error)) = this.poll_write_out(cx) {
                 return Poll::Ready(Err(error));
             }
-            if this.out.len() >= OUT_BYTES {
+            if this.out.len() >= OUT_BYTES || this.turn_is_over(cx) {
                 return Poll::Pending;
             }
         }
@@ -408,6 +428,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> futures::io::AsyncWrite for Carrier<IO>
         }
         this.sent.advance(bytes, |_| {});
         this.out.extend_from_slice(bytes);
+        this.turn += bytes.len();
         Poll::Ready(Ok(bytes.len()))
     }
 

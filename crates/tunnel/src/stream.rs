@@ -7,11 +7,14 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures::{AsyncRead as _, AsyncWrite as _};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
 
 use crate::{
     carrier::{Signal, Wire},
@@ -109,6 +112,8 @@ impl AsyncRead for RawStream {
         if let Some(error) = this.failure() {
             return Poll::Ready(Err(error));
         }
+        // yamux does not take part in the runtime's budget; a fast peer would keep a reader busy.
+        let progress = ready!(coop::poll_proceed(cx));
         let space = buffer.initialize_unfilled();
         match Pin::new(&mut this.inner).poll_read(cx, space) {
             Poll::Ready(Ok(0)) if this.signal.fin.load(Ordering::Acquire) => {
@@ -117,6 +122,7 @@ impl AsyncRead for RawStream {
             }
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Poll::Ready(Ok(count)) => {
+                progress.made_progress();
                 buffer.advance(count);
                 this.wire.consumed(&this.signal, count);
                 Poll::Ready(Ok(()))

@@ -1,4 +1,5 @@
 //! Dialling over real sockets on the loopback: TLS, proxies, deadlines, and which step failed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
 //! What a session promises: hello, deadlines, caps, drain, death.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
 mod common;
 

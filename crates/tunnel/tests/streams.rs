@@ -1,4 +1,5 @@
 //! What a stream promises: bytes, half-close, resets, credit.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
 mod common;
 
