@@ -41,6 +41,8 @@ pub mod world;
 #[cfg(test)]
 mod front_tests;
 #[cfg(test)]
+mod real_api_tests;
+#[cfg(test)]
 mod testing;
 
 use std::fmt::Debug;

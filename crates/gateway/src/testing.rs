@@ -91,7 +91,7 @@ impl Keyring {
         Self::leaf(&self.plane, &format!("farplane://plane/{uid}"))
     }
 
-    fn sources(&self) -> Sources {
+    pub fn sources(&self) -> Sources {
         let gateway = Self::leaf(&self.hub, "farplane://gateway");
         Sources {
             gateway_certificate: Some(gateway.certificate.into_bytes()),
@@ -287,28 +287,7 @@ impl TestGateway {
         leaf: Option<&Leaf>,
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(keyring.hub.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match leaf {
-            None => builder.with_no_client_auth(),
-            Some(leaf) => {
-                let chain = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-                let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![chain], key).unwrap()
-            }
-        };
-        if !alpn.is_empty() {
-            config.alpn_protocols = vec![alpn.to_vec()];
-        }
-        let name = ServerName::try_from(names::gateway_server_name(DOMAIN)).unwrap();
-        let tcp = TcpStream::connect(self.address).await?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        connector.connect(name, tcp).await
+        tls(self.address, keyring, leaf, alpn).await
     }
 
     /// A tunnel as an agent opens it.
@@ -329,4 +308,35 @@ impl TestGateway {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// TLS to a gateway at this address.
+pub async fn tls(
+    address: SocketAddr,
+    keyring: &Keyring,
+    leaf: Option<&Leaf>,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(keyring.hub.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![chain], key).unwrap()
+        }
+    };
+    if !alpn.is_empty() {
+        config.alpn_protocols = vec![alpn.to_vec()];
+    }
+    let name = ServerName::try_from(names::gateway_server_name(DOMAIN)).unwrap();
+    let tcp = TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector.connect(name, tcp).await
 }
