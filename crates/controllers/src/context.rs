@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub metrics: Metrics,
     pub recorder: Recorder,
     pub planes: crate::cluster::Planes,
+    pub memory: crate::cluster::Memory,
+    pub artifacts: crate::cluster::Index,
     failures: Mutex<HashMap<String, u32>>,
 }
 
@@ -46,6 +48,8 @@ impl Context {
             settings,
             metrics: Metrics::new(),
             planes: crate::cluster::Planes::default(),
+            memory: crate::cluster::Memory::default(),
+            artifacts: crate::cluster::Index::default(),
             failures: Mutex::default(),
         }
     }

@@ -150,6 +150,12 @@ impl Error {
     /// The error with its causes, on one line.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
+        if let Self::Hub { source, .. } | Self::Plane { source, .. } = self
+            && let kube::Error::Api(status) = source.as_ref()
+        {
+            // The API's own words; the rest of that error is for programs.
+            return format!("{text}: {}", status.message);
+        }
         let mut next = std::error::Error::source(self);
         while let Some(source) = next {
             let cause = source.to_string();

@@ -82,6 +82,12 @@ pub(super) async fn reconcile(context: &Context, host: &Host) -> Result<Outcome,
         Step::WaitGone => Some(POLL),
         Step::Nothing | Step::NewToken | Step::NewPod => Some(TOKEN_CHECK),
     };
+    if matches!(step, Step::NewToken | Step::NewPod) {
+        // One at a time, however often the rest fails.
+        for token in &known.items {
+            object::delete(&tokens, &token.name_any(), token.uid()).await?;
+        }
+    }
     match step {
         Step::Nothing => {}
         Step::WaitGone => {

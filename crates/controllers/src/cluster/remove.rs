@@ -1,0 +1,95 @@
+//! Deletion of a cluster: hosts first, while the API server can still be told, then the
+//! control plane, its store, its kubeconfig.
+
+use std::time::Duration;
+
+use farplane_types::names::plane_namespace;
+use farplane_types::{HostPlan, KubernetesCluster};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, ListParams};
+use kube::runtime::controller::Action;
+use kube::ResourceExt as _;
+
+use super::{hosts, kubeconfig_secret, status, store};
+use crate::context::Context;
+use crate::error::Error;
+use crate::object;
+
+/// How often a deletion is looked at, in case an event was missed.
+const POLL: Duration = Duration::from_secs(1);
+
+/// One more step towards nothing.
+pub(super) async fn reconcile(
+    context: &Context,
+    cluster: &KubernetesCluster,
+) -> Result<Action, Error> {
+    if !object::has_finalizer(cluster) {
+        return Ok(Action::await_change());
+    }
+    let (namespace, uid) = (
+        cluster.namespace().unwrap_or_default(),
+        cluster.uid().unwrap_or_default(),
+    );
+    if let Some(waits_for) = release_hosts(context, cluster, &namespace).await? {
+        return wait(context, cluster, &waits_for).await;
+    }
+    context.planes.drop(&uid);
+    if !remove_namespace(context, &plane_namespace(&uid)).await? {
+        return wait(context, cluster, "the control plane's Pods to end").await;
+    }
+    store::remove(&context.settings.store, &uid).await?;
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), &namespace);
+    object::delete(&secrets, &kubeconfig_secret(cluster), None).await?;
+    context.memory.forget(&uid);
+    context.metrics.phase(&uid, None);
+    let api = Api::<KubernetesCluster>::namespaced(context.client.clone(), &namespace);
+    object::remove_finalizer(&api, cluster).await?;
+    Ok(Action::await_change())
+}
+
+/// Deletes the cluster's plans. Says whom it waits for, `None` when nobody.
+async fn release_hosts(
+    context: &Context,
+    cluster: &KubernetesCluster,
+    namespace: &str,
+) -> Result<Option<String>, Error> {
+    let api = Api::<HostPlan>::namespaced(context.client.clone(), namespace);
+    let plans = api
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::hub(format!("list HostPlans of {namespace}")))?;
+    let ours = plans.iter().filter(|plan| hosts::is_ours(cluster, plan));
+    let mut waiting = Vec::new();
+    for plan in ours {
+        if !object::is_deleting(plan) {
+            object::delete(&api, &plan.name_any(), plan.uid()).await?;
+        }
+        waiting.push(plan.name_any());
+    }
+    let words = || format!("these hosts to undo their plan: {}", waiting.join(", "));
+    Ok((!waiting.is_empty()).then(words))
+}
+
+/// True when it is gone.
+async fn remove_namespace(context: &Context, name: &str) -> Result<bool, Error> {
+    let api = Api::<Namespace>::all(context.client.clone());
+    let found = api
+        .get_opt(name)
+        .await
+        .map_err(Error::hub(format!("read Namespace {name}")))?;
+    match found {
+        None => Ok(true),
+        Some(found) if object::is_deleting(&found) => Ok(false),
+        Some(found) => object::delete(&api, name, found.uid()).await,
+    }
+}
+
+async fn wait(
+    context: &Context,
+    cluster: &KubernetesCluster,
+    waits_for: &str,
+) -> Result<Action, Error> {
+    let new = status::deleting(cluster, waits_for, object::now());
+    status::publish(context, cluster, new).await?;
+    Ok(Action::requeue(POLL))
+}
