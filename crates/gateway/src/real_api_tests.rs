@@ -255,6 +255,7 @@ fn plan_object(finalizer: bool) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn a_host_joins_gets_a_plan_releases_it_and_is_removed() {
     let keyring = Keyring::new();
     let hub = Hub::start().await;
