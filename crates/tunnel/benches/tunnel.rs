@@ -221,10 +221,7 @@ async fn echoes(scale: Scale, table: &mut Table) -> Result<()> {
     let shared = echo_times(scale.samples, &mut echo).await?;
     stop(bulk).await;
 
-    // Threads of their own: the kernel then runs the small work of the urgent ones first.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = farplane_tunnel::bulk_runtime(2, 19)?;
     let bulk = runtime
         .spawn(async move { two_copies(&tls).await })
         .await??;
@@ -236,7 +233,7 @@ async fn echoes(scale: Scale, table: &mut Table) -> Result<()> {
     table.add("echo idle, p50 ms", json!(idle.0), None);
     table.add("echo idle, p99 ms", json!(idle.1), None);
     table.add("echo, one stalled, p99 ms", json!(one_stalled.1), None);
-    for (name, loaded) in [("same runtime", shared), ("own runtime", apart)] {
+    for (name, loaded) in [("same runtime", shared), ("bulk runtime", apart)] {
         table.add(
             &format!("echo, two copies on {name}, p50 ms"),
             json!(loaded.0),

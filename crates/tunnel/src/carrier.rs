@@ -37,7 +37,7 @@ use crate::metrics::Metrics;
 /// Bytes that wait before a write to the carrier is forced.
 const OUT_BYTES: usize = 64 * 1024;
 /// Bytes in either direction before the driver lets other tasks run; some 0.1 ms of work.
-const TURN_BYTES: usize = 512 * 1024;
+const TURN_BYTES: usize = 128 * 1024;
 /// A write of this size makes room for a full buffer at once instead of growing it.
 const LARGE_BYTES: usize = 4096;
 

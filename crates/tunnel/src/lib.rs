@@ -21,6 +21,7 @@
 //!   end, never an end of file.
 //! - No input from the peer makes this crate panic or allocate without bound.
 
+mod bulk;
 mod carrier;
 mod config;
 mod control;
@@ -36,6 +37,7 @@ mod splice;
 mod stream;
 mod wire;
 
+pub use bulk::bulk_runtime;
 pub use config::Config;
 pub use control::{Frame, MAX_CONTROL_BYTES};
 pub use error::{CloseReason, OpenError, SessionError};
