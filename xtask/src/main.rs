@@ -132,7 +132,10 @@ fn run(task: Task) -> Result<()> {
             dist::build(root, &cache, &components, &own)
         }
         Task::Crds { check } => crds::run(root, check),
-        Task::Check => check::run(root),
+        Task::Check => {
+            check::run(root)?;
+            crds::run(root, true)
+        }
         Task::Deny => deny::run(root, &Cache::open()?),
         Task::Test => test(root),
     }
