@@ -321,6 +321,7 @@ async fn memory(scale: Scale, table: &mut Table) -> Result<()> {
         Some(("at most 128", each <= 128.0)),
     );
     child.kill().await?;
+    Tls::forget_fixed();
     Ok(())
 }
 

@@ -37,7 +37,7 @@ impl Tls {
 
     /// The same certificate in both processes of the memory benchmark, by way of a file.
     pub fn fixed() -> Result<Self> {
-        let path = std::env::temp_dir().join("farplane-tunnel-bench.key");
+        let path = Self::path();
         if !std::env::args().any(|argument| argument == "--hold") {
             let key = rcgen::KeyPair::generate()?;
             let made = rcgen::CertificateParams::new(vec![NAME.to_owned()])?.self_signed(&key)?;
@@ -46,6 +46,16 @@ impl Tls {
         }
         let certificate = std::fs::read(path.with_extension("crt"))?;
         Self::of(certificate.into(), std::fs::read(&path)?)
+    }
+
+    /// Removes the file.
+    pub fn forget_fixed() {
+        _ = std::fs::remove_file(Self::path());
+        _ = std::fs::remove_file(Self::path().with_extension("crt"));
+    }
+
+    fn path() -> std::path::PathBuf {
+        std::env::temp_dir().join("farplane-tunnel-bench.key")
     }
 
     fn of(certificate: CertificateDer<'static>, key: Vec<u8>) -> Result<Self> {
