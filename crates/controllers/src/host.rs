@@ -46,9 +46,11 @@ pub(crate) async fn run(context: Arc<Context>) -> Error {
     let controller = Controller::new(Api::<Host>::all(client.clone()), any());
     let hosts = controller.store();
     let controller = controller
-        .watches(Api::<PartialObjectMeta<HostPlan>>::all(client.clone()), any(), |plan| {
-            Some(ObjectRef::new(&plan.name_any()).within(&plan.namespace()?))
-        })
+        .watches(
+            Api::<PartialObjectMeta<HostPlan>>::all(client.clone()),
+            any(),
+            |plan| Some(ObjectRef::new(&plan.name_any()).within(&plan.namespace()?)),
+        )
         .watches(gateways, any().labels(&gateway_pods()), move |_| {
             let all = hosts.state();
             all.iter()

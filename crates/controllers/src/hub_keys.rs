@@ -60,7 +60,11 @@ async fn ensure(context: &Context) -> Result<(), Error> {
     let Some(reason) = issue::why_renew(current.as_ref(), &hub, domain, now) else {
         return Ok(());
     };
-    tracing::info!(secret = GATEWAY, reason, "issuing the gateway's certificate");
+    tracing::info!(
+        secret = GATEWAY,
+        reason,
+        "issuing the gateway's certificate"
+    );
     let issued = issue::gateway(&hub, domain, now).map_err(failed(GATEWAY))?;
     object::apply(&secrets(context), &secret(GATEWAY, &issued)).await?;
     Ok(())
@@ -120,8 +124,13 @@ async fn read(context: &Context, name: &str) -> Result<Option<Pair>, Error> {
     };
     let data = secret.data.unwrap_or_default();
     let text = |key: &str| {
-        let bytes = data.get(key).map(|bytes| bytes.0.clone()).unwrap_or_default();
-        String::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+        let bytes = data
+            .get(key)
+            .map(|bytes| bytes.0.clone())
+            .unwrap_or_default();
+        String::from_utf8(bytes)
+            .ok()
+            .filter(|text| !text.is_empty())
     };
     let (Some(certificate), Some(key)) = (text(CERTIFICATE), text(KEY)) else {
         return Err(damaged(name));

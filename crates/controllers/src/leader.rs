@@ -206,7 +206,10 @@ mod tests {
 
     fn holder(hub: &Hub) -> String {
         let lease = hub.object(PATH).unwrap();
-        lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+        lease["spec"]["holderIdentity"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     fn held_by(identity: &str) -> Lease {

@@ -41,17 +41,21 @@ pub(crate) async fn run(context: Arc<Context>) -> Error {
             any().labels(ORGANIZATION_LABEL),
             |namespace| by_namespace(Some(namespace.name_any())),
         )
-        .watches(Api::<PartialObjectMeta<Host>>::all(client.clone()), any(), |host| {
-            by_namespace(host.namespace())
-        })
+        .watches(
+            Api::<PartialObjectMeta<Host>>::all(client.clone()),
+            any(),
+            |host| by_namespace(host.namespace()),
+        )
         .watches(
             Api::<PartialObjectMeta<KubernetesCluster>>::all(client.clone()),
             any(),
             |cluster| by_namespace(cluster.namespace()),
         )
-        .watches(Api::<PartialObjectMeta<HostPlan>>::all(client), any(), |plan| {
-            by_namespace(plan.namespace())
-        });
+        .watches(
+            Api::<PartialObjectMeta<HostPlan>>::all(client),
+            any(),
+            |plan| by_namespace(plan.namespace()),
+        );
     drive("Organization", controller, context, reconcile).await
 }
 

@@ -34,7 +34,11 @@ impl Hub {
             let hub = hub.clone();
             async move {
                 let (parts, body) = request.into_parts();
-                let bytes = body.collect().await.map(|all| all.to_bytes()).unwrap_or_default();
+                let bytes = body
+                    .collect()
+                    .await
+                    .map(|all| all.to_bytes())
+                    .unwrap_or_default();
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
                 // Lets concurrent callers take turns.
                 tokio::task::yield_now().await;
@@ -61,7 +65,10 @@ impl Hub {
         if state.down {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "Down");
         }
-        let path = path.trim_end_matches("/status").to_owned();
+        let path = path
+            .trim_end_matches("/status")
+            .trim_end_matches("/approval")
+            .to_owned();
         let old = state.objects.get(&path).cloned();
         match (method, old) {
             (&Method::GET, Some(object)) => (StatusCode::OK, object),
@@ -88,7 +95,10 @@ impl Hub {
             }
             (&Method::DELETE, Some(_)) => {
                 state.objects.remove(&path);
-                (StatusCode::OK, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+                (
+                    StatusCode::OK,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+                )
             }
             _ => refuse(StatusCode::NOT_FOUND, "NotFound"),
         }
@@ -106,7 +116,8 @@ impl State {
     fn list(&self, path: &str) -> (StatusCode, Value) {
         let below = format!("{path}/");
         let direct = |key: &&String| {
-            key.strip_prefix(&below).is_some_and(|rest| !rest.contains('/'))
+            key.strip_prefix(&below)
+                .is_some_and(|rest| !rest.contains('/'))
         };
         let keys: Vec<&String> = self.objects.keys().filter(direct).collect();
         if keys.is_empty() {

@@ -48,6 +48,8 @@ async fn fetch(url: &str) -> Result<String, Box<dyn std::error::Error + Send + S
     if !response.status().is_success() {
         return Err(format!("HTTP status {}", response.status()).into());
     }
-    let body = Limited::new(response.into_body(), MAX_BYTES).collect().await?;
+    let body = Limited::new(response.into_body(), MAX_BYTES)
+        .collect()
+        .await?;
     Ok(String::from_utf8(body.to_bytes().to_vec())?)
 }

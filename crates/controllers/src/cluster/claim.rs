@@ -73,7 +73,10 @@ mod tests {
         let (a, b) = (plan("h", "u-1"), plan("h", "u-2"));
         let (first, second) = tokio::join!(claim(&api, &a), claim(&api, &b));
         let claims = [first.unwrap(), second.unwrap()];
-        let ours = claims.iter().filter(|one| matches!(one, Claim::Ours(_))).count();
+        let ours = claims
+            .iter()
+            .filter(|one| matches!(one, Claim::Ours(_)))
+            .count();
         assert_eq!(ours, 1, "{claims:?}");
         let Some(Claim::Taken { by, leaving }) =
             claims.iter().find(|one| matches!(one, Claim::Taken { .. }))
@@ -102,6 +105,9 @@ mod tests {
         old.metadata.deletion_timestamp = Some(now);
         api.create(&PostParams::default(), &old).await.unwrap();
         let again = claim(&api, &plan("h", "u-1")).await.unwrap();
-        assert!(matches!(again, Claim::Taken { leaving: true, .. }), "{again:?}");
+        assert!(
+            matches!(again, Claim::Taken { leaving: true, .. }),
+            "{again:?}"
+        );
     }
 }

@@ -57,7 +57,10 @@ pub(super) async fn world(context: &Context, cluster: &KubernetesCluster) -> Res
         services.get(&context.settings.gateway_service),
         organizations.get_opt(organization),
     )
-    .map_err(Error::hub(format!("read what cluster {} depends on", cluster.name_any())))?;
+    .map_err(Error::hub(format!(
+        "read what cluster {} depends on",
+        cluster.name_any()
+    )))?;
     let mut clusters = clusters.items;
     clusters.sort_by_key(|one| {
         let created = one.metadata.creation_timestamp.as_ref();
@@ -87,5 +90,7 @@ pub(super) async fn world(context: &Context, cluster: &KubernetesCluster) -> Res
 
 fn contents(secret: Option<Secret>) -> BTreeMap<String, Vec<u8>> {
     let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-    data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+    data.into_iter()
+        .map(|(key, bytes)| (key, bytes.0))
+        .collect()
 }

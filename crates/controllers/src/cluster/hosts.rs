@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farplane_types::{HostPlan, HostPlanSpec, KubernetesCluster, PlaneReference};
 use farplane_types::names::{FINALIZER, PLANE_LABEL};
+use farplane_types::{HostPlan, HostPlanSpec, KubernetesCluster, PlaneReference};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::ResourceExt as _;
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -116,9 +116,15 @@ pub(crate) async fn apply(
 
 fn refusal(by: &PlaneReference, leaving: bool) -> String {
     if leaving {
-        format!("is being released by cluster {}; it joins as soon as it is clean", by.name)
+        format!(
+            "is being released by cluster {}; it joins as soon as it is clean",
+            by.name
+        )
     } else {
-        format!("is used by cluster {}; choose another host or remove it there", by.name)
+        format!(
+            "is used by cluster {}; choose another host or remove it there",
+            by.name
+        )
     }
 }
 
@@ -159,7 +165,9 @@ mod tests {
         hosts: &[&str],
         reachable: &str,
     ) -> BTreeMap<String, HostPlanSpec> {
-        let plans = hosts.iter().map(|&host| (host.to_owned(), spec(cluster, reachable)));
+        let plans = hosts
+            .iter()
+            .map(|&host| (host.to_owned(), spec(cluster, reachable)));
         plans.collect()
     }
 
@@ -177,7 +185,11 @@ mod tests {
         assert_eq!(claimed, ["new"]);
         assert_eq!(changes.claim[0].finalizers(), [FINALIZER]);
         assert_eq!(changes.replace, []);
-        let released: Vec<_> = changes.release.iter().map(|(name, _)| name.as_str()).collect();
+        let released: Vec<_> = changes
+            .release
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(released, ["leave"]);
     }
 

@@ -94,6 +94,12 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// Applies objects of which none needs another one to be there.
+    pub async fn apply_together<T: Serialize + Sync>(&self, objects: &[T]) -> Result<(), Error> {
+        let all = objects.iter().map(|object| self.apply(object));
+        futures::future::try_join_all(all).await.map(|_| ())
+    }
+
     async fn send(&self, value: &Value) -> Result<DynamicObject, Error> {
         let failed = |error| {
             let step = format!("apply {}", describe(value));
@@ -114,7 +120,10 @@ impl Applier<'_> {
 
 fn api(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
     let types = object.types.clone().unwrap_or_default();
-    let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+    let (group, version) = types
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &types.api_version));
     let kind = GroupVersionKind::gvk(group, version, &types.kind);
     let resource = ApiResource::from_gvk(&kind);
     match object.namespace() {

@@ -36,7 +36,10 @@ pub(crate) struct Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        let watching = self.watching.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let watching = self
+            .watching
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(task) = watching.take() {
             task.abort();
         }
@@ -64,10 +67,17 @@ impl Default for Planes {
 impl Planes {
     /// Clusters in whose API something changed. There is one such stream.
     pub fn changes(&self) -> impl Stream<Item = ObjectRef<KubernetesCluster>> + Send + use<> {
-        let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = self
+            .receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         futures::stream::unfold(receiver, |receiver| async move {
             let mut receiver = receiver?;
-            receiver.recv().await.map(|changed| (changed, Some(receiver)))
+            receiver
+                .recv()
+                .await
+                .map(|changed| (changed, Some(receiver)))
         })
     }
 
@@ -93,7 +103,10 @@ impl Planes {
     /// Watches the plane from now on. Called once its API answers: before, the watches
     /// would only fail and back off.
     pub fn watch(&self, plane: &Plane, cluster: ObjectRef<KubernetesCluster>) {
-        let mut watching = plane.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watching = plane
+            .watching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if watching.is_none() {
             let task = watch(plane.client.clone(), cluster, self.sender.clone());
             *watching = Some(tokio::spawn(task));
@@ -102,7 +115,10 @@ impl Planes {
 
     /// Forgets a plane.
     pub fn drop(&self, uid: &str) {
-        self.planes.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.planes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
     }
 }
 
@@ -134,7 +150,9 @@ async fn watch(
         .default_backoff()
         .map(|event| event.is_ok());
     let requests = Api::<PartialObjectMeta<CertificateSigningRequest>>::all(client);
-    let requests = watcher(requests, any()).default_backoff().map(|event| event.is_ok());
+    let requests = watcher(requests, any())
+        .default_backoff()
+        .map(|event| event.is_ok());
     let mut changes = futures::stream::select(nodes.boxed(), requests.boxed());
     while let Some(changed) = changes.next().await {
         if changed {

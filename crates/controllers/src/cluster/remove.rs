@@ -6,9 +6,9 @@ use std::time::Duration;
 use farplane_types::names::plane_namespace;
 use farplane_types::{HostPlan, KubernetesCluster};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use kube::runtime::controller::Action;
-use kube::ResourceExt as _;
 
 use super::{hosts, kubeconfig_secret, status, store};
 use crate::context::Context;

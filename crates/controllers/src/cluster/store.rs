@@ -16,13 +16,18 @@ pub(crate) async fn make(store: &Store, uid: &str, members: u32) -> Result<(), E
         return Ok(());
     };
     let plane = mount.join(uid);
-    let folders = (0..members).map(|member| plane.join(format!("etcd-{member}"))).collect();
+    let folders = (0..members)
+        .map(|member| plane.join(format!("etcd-{member}")))
+        .collect();
     blocking(plane.clone(), "make", move || make_all(folders)).await
 }
 
 fn make_all(folders: Vec<PathBuf>) -> io::Result<()> {
     for folder in folders {
-        std::fs::DirBuilder::new().recursive(true).mode(MODE).create(&folder)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(MODE)
+            .create(&folder)?;
         // The mode of a new directory is cut by the umask, that of an old one is anything.
         let right = std::fs::Permissions::from_mode(MODE);
         if std::fs::metadata(&folder)?.permissions().mode() & 0o777 != MODE {
@@ -71,7 +76,9 @@ mod tests {
         };
         make(&store, "u-1", 3).await.unwrap();
         make(&store, "u-1", 3).await.unwrap();
-        let mode = std::fs::metadata(folder.path().join("u-1/etcd-2")).unwrap().permissions();
+        let mode = std::fs::metadata(folder.path().join("u-1/etcd-2"))
+            .unwrap()
+            .permissions();
         assert_eq!(mode.mode() & 0o777, 0o700);
         remove(&store, "u-1").await.unwrap();
         remove(&store, "u-1").await.unwrap();

@@ -67,16 +67,12 @@ pub(super) async fn reconcile(context: &Context, host: &Host) -> Result<Outcome,
         .map_err(Error::hub(format!("read Pod {LAB_NAMESPACE}/{name}")))?;
     let namespace = host.namespace().unwrap_or_default();
     let tokens = Api::<JoinToken>::namespaced(context.client.clone(), &namespace);
-    let label = format!("{HOST_UID_LABEL}={}", host.uid().unwrap_or_default());
-    let known = tokens
-        .list(&ListParams::default().labels(&label))
-        .await
-        .map_err(Error::hub(format!("list JoinTokens of {namespace}")))?;
+    let known = tokens_of(&tokens, host).await?;
     let enrolled = host
         .status
         .as_ref()
         .is_some_and(|status| conditions::is_true(&status.conditions, ENROLLED));
-    let step = decide(pod.as_ref(), enrolled, &known.items, &object::now());
+    let step = decide(pod.as_ref(), enrolled, &known, &object::now());
     let again = match step {
         Step::Nothing if enrolled => None,
         Step::WaitGone => Some(POLL),
@@ -84,7 +80,7 @@ pub(super) async fn reconcile(context: &Context, host: &Host) -> Result<Outcome,
     };
     if matches!(step, Step::NewToken | Step::NewPod) {
         // One at a time, however often the rest fails.
-        for token in &known.items {
+        for token in &known {
             object::delete(&tokens, &token.name_any(), token.uid()).await?;
         }
     }
@@ -105,6 +101,18 @@ pub(super) async fn reconcile(context: &Context, host: &Host) -> Result<Outcome,
         lost_identity: enrolled && matches!(step, Step::NewPod | Step::WaitGone),
         again,
     })
+}
+
+async fn tokens_of(tokens: &Api<JoinToken>, host: &Host) -> Result<Vec<JoinToken>, Error> {
+    let label = format!("{HOST_UID_LABEL}={}", host.uid().unwrap_or_default());
+    let list = tokens
+        .list(&ListParams::default().labels(&label))
+        .await
+        .map_err(Error::hub(format!(
+            "list the JoinTokens of Host {}",
+            host.name_any()
+        )))?;
+    Ok(list.items)
 }
 
 fn decide(pod: Option<&Pod>, enrolled: bool, tokens: &[JoinToken], now: &Time) -> Step {
@@ -245,9 +253,14 @@ fn pod_of(context: &Context, host: &Host) -> Result<Pod, Error> {
     })
 }
 
-/// Deletes Pod and Secret. True when nothing is left.
+/// Deletes Pod, Secret and tokens. True when nothing is left.
 pub(super) async fn remove(context: &Context, host: &Host) -> Result<bool, Error> {
     let name = name(host);
+    let namespace = host.namespace().unwrap_or_default();
+    let tokens = Api::<JoinToken>::namespaced(context.client.clone(), &namespace);
+    for token in tokens_of(&tokens, host).await? {
+        object::delete(&tokens, &token.name_any(), token.uid()).await?;
+    }
     let pods = Api::<Pod>::namespaced(context.client.clone(), LAB_NAMESPACE);
     let secrets = Api::<Secret>::namespaced(context.client.clone(), LAB_NAMESPACE);
     object::delete(&secrets, &name, None).await?;

@@ -118,7 +118,9 @@ fn has_name(leaf: &X509Certificate<'_>, wanted: &str) -> bool {
         return false;
     };
     let names = &names.value.general_names;
-    names.iter().any(|name| matches!(name, GeneralName::DNSName(name) if *name == wanted))
+    names
+        .iter()
+        .any(|name| matches!(name, GeneralName::DNSName(name) if *name == wanted))
 }
 
 #[cfg(test)]
@@ -142,7 +144,10 @@ mod tests {
 
     #[test]
     fn a_certificate_of_another_hub_or_domain_is_not_kept() {
-        let (hub, other) = (authority("hub-ca", at(0)).unwrap(), authority("x", at(0)).unwrap());
+        let (hub, other) = (
+            authority("hub-ca", at(0)).unwrap(),
+            authority("x", at(0)).unwrap(),
+        );
         let gateway = gateway(&hub, DOMAIN, at(0)).unwrap();
         assert!(why_renew(Some(&gateway), &other, DOMAIN, at(1)).is_some());
         assert!(why_renew(Some(&gateway), &hub, "else.test", at(1)).is_some());
