@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_types::host::CONNECTED;
+use farplane_types::host::{CONNECTED, ENROLLED};
 use farplane_types::{Host, HostPlan, conditions};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
@@ -88,6 +88,9 @@ fn decide(plan: &HostPlan, host: Option<&Host>, now: &Time) -> Release {
     let Some(connected) = conditions::get(&status.conditions, CONNECTED) else {
         return Release::Now;
     };
+    if !conditions::is_true(&status.conditions, ENROLLED) {
+        return Release::Now; // no agent ever had it, or the lab host's machine is gone
+    }
     let deleted = plan.metadata.deletion_timestamp.as_ref();
     let waited = deleted.map_or(0, |since| age_ms(since, now));
     if waited >= LONGEST_MS {
@@ -135,6 +138,7 @@ mod tests {
 
     fn host(connected: bool, since: i64) -> Host {
         let mut status = HostStatus::default();
+        conditions::set(&mut status.conditions, ENROLLED, true, "X", "", None, at(0));
         conditions::set(
             &mut status.conditions,
             CONNECTED,
