@@ -24,6 +24,7 @@ mod scripted;
 mod settings;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
@@ -36,6 +37,8 @@ use context::Context;
 use leader::Election;
 
 const LEASE: &str = "farplane-controllers";
+/// An orderly end does not wait longer for an API server that is away.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs every controller, once the lease is ours, until `shutdown`.
 ///
@@ -67,7 +70,11 @@ pub async fn run(
             () = shutdown.cancelled() => Ok(()),
         };
         if outcome.is_ok() {
-            election.release().await;
+            // Without it the next process waits a little longer; no reason to hang here.
+            let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
+            if released.is_err() {
+                tracing::warn!("the API server did not answer in time, the lease was not released");
+            }
         }
         outcome
     } else {
