@@ -3,8 +3,8 @@
 use std::fmt;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
-    SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _, SubjectPublicKeyInfo,
 };
 use time::{Duration, OffsetDateTime};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -185,6 +185,7 @@ fn requested_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, Error> {
     if *key.algorithm() != rcgen::PKCS_ECDSA_P256_SHA256 {
         return Err(Error::RequestKey);
     }
-    csr.verify_signature().map_err(|_| Error::RequestSignature)?;
+    csr.verify_signature()
+        .map_err(|_| Error::RequestSignature)?;
     Ok(key)
 }

@@ -47,7 +47,11 @@ pub fn inspect(certificate_pem: &str) -> Result<Inspected, Error> {
     let mut found = Inspected {
         not_before: certificate.validity().not_before.to_datetime(),
         not_after: certificate.validity().not_after.to_datetime(),
-        common_name: subject.iter_common_name().next().map(text).unwrap_or_default(),
+        common_name: subject
+            .iter_common_name()
+            .next()
+            .map(text)
+            .unwrap_or_default(),
         organizations: subject.iter_organization().map(text).collect(),
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),
