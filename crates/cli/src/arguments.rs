@@ -38,7 +38,7 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub hub_kubeconfig: Option<PathBuf>,
-    /// Form of the data on stdout
+    /// Form of the data on stdout; `name` gives names only, one per line
     #[arg(
         short,
         long,
@@ -46,7 +46,6 @@ pub(crate) struct Global {
         value_enum,
         default_value_t,
         value_name = "FORM",
-        hide_possible_values = false,
         help_heading = "Global options"
     )]
     pub output: Format,
@@ -61,14 +60,14 @@ pub(crate) struct Global {
 /// Form of the data on stdout.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// For people
+    // For people.
     #[default]
     Table,
-    /// For programs
+    // For programs.
     Json,
-    /// For programs
+    // For programs.
     Yaml,
-    /// Names only, one per line
+    // Names only, one per line.
     Name,
 }
 

@@ -1,5 +1,6 @@
 //! What the program does that can be seen without a hub: help, wrong usage, exit codes,
 //! and the reference page. `FARPLANE_BLESS=1` writes the expected texts anew.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

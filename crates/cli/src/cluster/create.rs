@@ -30,7 +30,7 @@ pub(crate) struct CreateArgs {
     /// API servers and etcd members: 1 or 3
     #[arg(long, default_value = "1", value_parser = replicas, value_name = "1|3")]
     control_plane_replicas: u32,
-    /// Pod network
+    /// Pod network: flannel between the hosts, or none, to bring your own
     #[arg(long, value_enum, default_value_t)]
     network: Network,
     /// Range of Pod addresses
@@ -83,10 +83,8 @@ impl Hosts {
 /// Pod network.
 #[derive(ValueEnum, Clone, Copy, Debug, Default)]
 enum Network {
-    /// flannel with VXLAN between hosts
     #[default]
     Flannel,
-    /// Nothing; bring your own
     None,
 }
 
