@@ -17,12 +17,13 @@ mod images;
 mod oci;
 mod progress;
 mod recipe;
+mod test;
 mod versions;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cache::Cache;
@@ -68,7 +69,11 @@ enum Task {
     /// Check the licences and sources of what we link.
     Deny,
     /// Run every test.
-    Test,
+    Test {
+        /// Only end-to-end scenarios whose name contains this text, and those that set up.
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -78,7 +83,7 @@ struct Source {
     components: Option<PathBuf>,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct Own {
     /// Build our own binaries without optimisation: quicker to build, slower to run.
     #[arg(long)]
@@ -126,10 +131,7 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Build { source, own } => {
-            let cache = Cache::open()?;
-            let components = components::build(root, &cache, source.components.as_deref(), &[])?;
-            let own = own.build(root, &cache)?;
-            dist::build(root, &cache, &components, &own)
+            build(root, &Cache::open()?, source.components.as_deref(), &own)
         }
         Task::Crds { check } => crds::run(root, check),
         Task::Check => {
@@ -137,26 +139,13 @@ fn run(task: Task) -> Result<()> {
             crds::run(root, true)
         }
         Task::Deny => deny::run(root, &Cache::open()?),
-        Task::Test => test(root),
+        Task::Test { only } => test::run(root, only.as_deref()),
     }
 }
 
-/// Unit, property and integration tests of every crate, then the end-to-end suite.
-fn test(root: &Path) -> Result<()> {
-    cargo(root, &["test", "--workspace"])
-    // The end-to-end suite, which needs `dist/`, is called here.
-}
-
-/// Runs cargo in the tree.
-fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program)
-        .current_dir(root)
-        .args(arguments)
-        .status()
-        .context("start cargo")?;
-    if !status.success() {
-        bail!("cargo {} failed: {status}", arguments.join(" "));
-    }
-    Ok(())
+/// Builds everything and lays it out in `dist/`.
+fn build(root: &Path, cache: &Cache, given: Option<&Path>, own: &Own) -> Result<()> {
+    let components = components::build(root, cache, given, &[])?;
+    let own = own.build(root, cache)?;
+    dist::build(root, cache, &components, &own)
 }

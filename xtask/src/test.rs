@@ -1,0 +1,59 @@
+//! `cargo xtask test`: everything that proves it works.
+//!
+//! Order: what needs nothing first, so that a wrong line is told of early; then the tests
+//! that need the built programs; then the scenarios, on a hub of their own name.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::Cache;
+use crate::progress;
+use crate::{Own, build};
+
+/// Name of the hub that the scenarios make and purge; no person's hub is touched.
+const HUB: &str = "e2e";
+
+/// Runs every test, or only the scenarios whose name contains a text.
+///
+/// # Errors
+/// The first part that fails.
+pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
+    if only.is_none() {
+        progress::line("test", "unit, property and integration tests");
+        cargo(root, &["test", "--workspace"], &[])?;
+    }
+    build(root, &Cache::open()?, None, &Own::default())?;
+    let dist = root.join("dist");
+    let programs = dist.join("bin");
+    if only.is_none() {
+        progress::line("test", "tests on real etcd and API server");
+        let names = ["test", "--package", "farplane-gateway", "--", "--ignored"];
+        cargo(root, &names, &[("FARPLANE_TEST_BIN", &programs)])?;
+        progress::line("test", "hubs from nothing to nothing");
+        let names = ["test", "--package", "farplane-embedded", "--test", "hub"];
+        cargo(root, &names, &[("FARPLANE_DIST", &dist)])?;
+    }
+    progress::line("test", "scenarios, end to end");
+    let path = dist.display().to_string();
+    let mut scenarios = vec!["run", "--quiet", "--package", "farplane-e2e", "--"];
+    scenarios.extend(["--dist", &path, "--hub", HUB]);
+    scenarios.extend(only.iter().flat_map(|text| ["--only", text]));
+    cargo(root, &scenarios, &[])
+}
+
+/// Runs cargo in the tree.
+pub fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program)
+        .current_dir(root)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed: {status}", arguments.join(" "));
+    }
+    Ok(())
+}
