@@ -1,6 +1,9 @@
 # What people and CI run. Everything is done by `cargo xtask` and `farplane`.
 # NAME=x chooses a hub other than the default one.
 
+# Outside of the clone, so that a fresh one starts warm.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/farplane/target
+
 name = $(if $(NAME),--name $(NAME))
 
 .PHONY: deps build up down purge test bench lint deny docs fmt ci
