@@ -9,7 +9,6 @@
 mod approve;
 mod artifacts;
 mod claim;
-mod decide;
 mod gather;
 mod hosts;
 mod objects;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use farplane_kubernetes::{Hub, Images, Store, World};
+use farplane_pki::CertificateAuthority;
 use farplane_types::names::{organization_of_namespace, plane_namespace};
 use farplane_types::{Host, HostPlan, KubernetesCluster, Organization};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
@@ -10,32 +12,23 @@ use kube::api::{Api, ListParams};
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub_keys;
+use crate::settings;
+use crate::{hub_keys, object};
 
 /// Secret with everything secret of a plane; Pods mount others, split from it.
 pub(super) const PKI: &str = "pki";
 
-/// The hub's side of a cluster.
-pub(super) struct World {
-    pub organization: Option<Organization>,
-    /// Clusters of the organization, oldest first.
-    pub clusters: Vec<KubernetesCluster>,
-    pub hosts: Vec<Host>,
-    pub plans: Vec<HostPlan>,
-    pub pods: Vec<Pod>,
-    /// Contents of the Secret [`PKI`]; empty before the first keys.
-    pub pki: BTreeMap<String, Vec<u8>>,
-    /// Address of the gateway within the hub.
-    pub gateway_address: String,
-    /// PEM of certificate and key.
-    pub plane_ca: (String, String),
-    /// PEM.
-    pub hub_ca: String,
-    /// `index.json` of the artifact server.
-    pub artifacts: String,
+/// What decisions need, and the authority that signs the plane's identity at the gateway.
+pub(super) struct Gathered {
+    pub world: World,
+    pub plane_ca: CertificateAuthority,
 }
 
-pub(super) async fn world(context: &Context, cluster: &KubernetesCluster) -> Result<World, Error> {
+/// Reads the hub's side of a cluster: `addresses` and `view` come later.
+pub(super) async fn world(
+    context: &Context,
+    cluster: &KubernetesCluster,
+) -> Result<Gathered, Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let plane = plane_namespace(&cluster.uid().unwrap_or_default());
     let client = &context.client;
@@ -47,7 +40,7 @@ pub(super) async fn world(context: &Context, cluster: &KubernetesCluster) -> Res
     let secrets = Api::<Secret>::namespaced(client.clone(), &plane);
     let services = Api::<Service>::namespaced(client.clone(), &context.settings.namespace);
     let organizations = Api::<Organization>::all(client.clone());
-    let organization = organization_of_namespace(&namespace).unwrap_or_default();
+    let name = organization_of_namespace(&namespace).unwrap_or_default();
     let (clusters, hosts, plans, pods, pki, gateway, organization) = futures::try_join!(
         clusters.list(&all),
         hosts.list(&all),
@@ -55,35 +48,80 @@ pub(super) async fn world(context: &Context, cluster: &KubernetesCluster) -> Res
         pods.list(&all),
         secrets.get_opt(PKI),
         services.get(&context.settings.gateway_service),
-        organizations.get_opt(organization),
+        organizations.get_opt(name),
     )
     .map_err(Error::hub(format!(
         "read what cluster {} depends on",
         cluster.name_any()
     )))?;
-    let mut clusters = clusters.items;
-    clusters.sort_by_key(|one| {
-        let created = one.metadata.creation_timestamp.as_ref();
-        (created.map(|time| time.0), one.name_any())
-    });
-    let (plane_ca, hub_ca, artifacts) = futures::try_join!(
-        hub_keys::plane_ca(context),
-        hub_keys::hub_ca(context),
-        context.artifacts.text(&context.settings.artifacts_url),
-    )?;
-    Ok(World {
-        organization,
-        clusters,
+    let (plane_ca, hub) =
+        futures::try_join!(hub_keys::plane_ca(context), hub(context, &gateway, cluster))?;
+    let plane_ca = CertificateAuthority::from_pem(&plane_ca.0, &plane_ca.1);
+    let world = World {
+        organization: name.to_owned(),
+        limits: organization.map(|it| it.spec.limits).unwrap_or_default(),
+        cluster: cluster.clone(),
+        clusters: clusters.items,
         hosts: hosts.items,
         plans: plans.items,
         pods: pods.items,
-        pki: contents(pki),
-        gateway_address: gateway
-            .spec
-            .and_then(|spec| spec.cluster_ip)
-            .unwrap_or_default(),
-        plane_ca,
-        hub_ca,
+        addresses: BTreeMap::new(),
+        stored: contents(pki),
+        view: None,
+        hub,
+        now: object::now().0,
+    };
+    let plane_ca = plane_ca.map_err(|source| Error::Keys {
+        of: "the hub's authority of planes".to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(Gathered { world, plane_ca })
+}
+
+async fn hub(
+    context: &Context,
+    gateway: &Service,
+    cluster: &KubernetesCluster,
+) -> Result<Hub, Error> {
+    let settings = &context.settings;
+    let (ca_pem, artifacts) = futures::try_join!(
+        hub_keys::hub_ca(context),
+        context.artifacts.text(&settings.artifacts_url),
+    )?;
+    let address = gateway.spec.as_ref().and_then(|it| it.cluster_ip.as_ref());
+    let gateway_address = address
+        .and_then(|it| it.parse().ok())
+        .ok_or_else(|| Error::Decide {
+            cluster: cluster.name_any(),
+            source: format!(
+                "Service {}/{} has no IPv4 address within the hub",
+                settings.namespace, settings.gateway_service
+            )
+            .into(),
+        })?;
+    let artifacts = World::artifacts(&artifacts).map_err(|source| Error::Artifacts {
+        url: settings.artifacts_url.clone(),
+        source: Box::new(source),
+    })?;
+    let store = match &settings.store {
+        settings::Store::HostPath { path, .. } => Store::HostPath(path.clone()),
+        settings::Store::StorageClass(name) => {
+            Store::StorageClass(Some(name.clone()).filter(|name| !name.is_empty()))
+        }
+    };
+    Ok(Hub {
+        domain: settings.hub_domain.clone(),
+        public_address: settings.public_address.clone(),
+        gateway_address,
+        ca_pem,
+        images: Images {
+            kubernetes_server: settings.images.kubernetes_server.clone(),
+            etcd: settings.images.etcd.clone(),
+            pause: settings.images.pause.clone(),
+            // The artifact says it.
+            coredns: String::new(),
+        },
+        store,
         artifacts,
     })
 }

@@ -15,15 +15,6 @@ use crate::object;
 /// Plans written at the same time.
 const CONCURRENCY: usize = 16;
 
-/// The cluster as plans name it.
-pub(crate) fn reference(cluster: &KubernetesCluster) -> PlaneReference {
-    PlaneReference {
-        kind: "KubernetesCluster".to_owned(),
-        name: cluster.name_any(),
-        uid: cluster.uid().unwrap_or_default(),
-    }
-}
-
 /// True when the plan belongs to this cluster.
 pub(crate) fn is_ours(cluster: &KubernetesCluster, plan: &HostPlan) -> bool {
     Some(&plan.spec.plane.uid) == cluster.metadata.uid.as_ref()
@@ -149,6 +140,14 @@ mod tests {
         cluster.metadata.uid = Some(uid.into());
         cluster.metadata.namespace = Some("org-a".into());
         cluster
+    }
+
+    fn reference(cluster: &KubernetesCluster) -> PlaneReference {
+        PlaneReference {
+            kind: "KubernetesCluster".to_owned(),
+            name: cluster.name_any(),
+            uid: cluster.uid().unwrap_or_default(),
+        }
     }
 
     fn spec(cluster: &KubernetesCluster, reachable: &str) -> HostPlanSpec {

@@ -2,8 +2,11 @@
 //! nothing wait that could go on.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use farplane_kubernetes as blueprint;
+use farplane_kubernetes::{Choice, Keys, World};
 use farplane_types::names::plane_namespace;
 use farplane_types::{HostPlan, KubernetesCluster, KubernetesClusterStatus};
 use k8s_openapi::api::core::v1::Service;
@@ -11,60 +14,64 @@ use kube::ResourceExt as _;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
 
-use super::decide::{self, Keys, PlaneView};
-use super::gather::{self, World};
+use super::gather::{self, Gathered};
 use super::objects::{Applier, At};
 use super::planes::Plane;
 use super::{approve, hosts, observe, store};
 use crate::context::Context;
 use crate::error::Error;
-use crate::object;
 
 /// Makes what is missing and says how far it is.
 pub(super) async fn reconcile(
     context: &Context,
     cluster: &KubernetesCluster,
 ) -> Result<KubernetesClusterStatus, Error> {
-    let uid = cluster.uid().unwrap_or_default();
-    let world = gather::world(context, cluster).await?;
+    let Gathered {
+        mut world,
+        plane_ca,
+    } = gather::world(context, cluster).await?;
+    if let Err(refusal) = blueprint::admit(&world) {
+        return Ok(blueprint::refused(&world, &refusal));
+    }
+    let uid = world.uid().to_owned();
     let hub = Applier {
         client: &context.client,
         memory: &context.memory,
         plane: &uid,
         at: At::Hub,
     };
-    let settings = &context.settings;
     // The namespace and the addresses first: keys hold the addresses.
-    hub.apply_all(&decide::services(cluster, settings)?).await?;
-    let addresses = addresses(context, &uid).await?;
-    let now = object::now();
-    let keys = decide::keys(cluster, &world, &addresses, settings, &now)?;
-    hub.apply_together(&keys.secrets).await?;
-    store::make(&settings.store, &uid, cluster.spec.control_plane.replicas).await?;
+    hub.apply_all(&blueprint::services(&world)).await?;
+    world.addresses = addresses(context, &uid).await?;
+    let keys = blueprint::renew_keys(&world, &plane_ca).map_err(|source| Error::Keys {
+        of: format!("cluster {}", world.name()),
+        source: Box::new(source),
+    })?;
+    hub.apply_together(&keys.secrets(&world)).await?;
+    store::make(&context.settings.store, &uid, world.replicas()).await?;
+    let choice = blueprint::choose_hosts(&world);
     // Hosts prepare while the API server starts.
-    let workloads = decide::control_plane(cluster, &world, &keys, &addresses, settings)?;
-    let (refused, ()) = futures::try_join!(
-        keep_hosts(context, cluster, &world, &keys),
+    let workloads = blueprint::control_plane(&world, &keys);
+    let (lost, ()) = futures::try_join!(
+        keep_hosts(context, &world, &keys, &choice),
         hub.apply_together(&workloads),
     )?;
-    let (plane, view) = look(context, cluster, &uid, &keys).await?;
-    if let Some(view) = &view {
-        tend(context, cluster, &world, &uid, &plane, view).await?;
-    }
-    hub.apply(&decide::kubeconfig(cluster, &keys, settings)?)
+    let plane = context
+        .planes
+        .connect(&uid, keys.admin_kubeconfig())
         .await?;
-    Ok(decide::status(
-        cluster,
-        &world,
-        view.as_ref(),
-        &refused,
-        settings,
-        now,
-    ))
+    if observe::is_ready(&plane.client).await {
+        context.planes.watch(&plane, ObjectRef::from_obj(cluster));
+        world.view = Some(observe::observe(&plane.client).await?);
+        tend(context, &world, &plane).await?;
+    }
+    hub.apply(&blueprint::public_kubeconfig(&world, &keys))
+        .await?;
+    Ok(blueprint::status(&world, &choice, &lost))
 }
 
 /// ClusterIPs of the plane's Services, by their name.
-async fn addresses(context: &Context, uid: &str) -> Result<BTreeMap<String, String>, Error> {
+async fn addresses(context: &Context, uid: &str) -> Result<BTreeMap<String, Ipv4Addr>, Error> {
     let namespace = plane_namespace(uid);
     let services = Api::<Service>::namespaced(context.client.clone(), &namespace)
         .list(&kube::api::ListParams::default())
@@ -72,61 +79,37 @@ async fn addresses(context: &Context, uid: &str) -> Result<BTreeMap<String, Stri
         .map_err(Error::hub(format!("list Services of {namespace}")))?;
     let address = |service: Service| {
         let name = service.name_any();
-        Some((name, service.spec?.cluster_ip?))
+        Some((name, service.spec?.cluster_ip?.parse().ok()?))
     };
     Ok(services.items.into_iter().filter_map(address).collect())
 }
 
+/// Claims, keeps and gives back hosts. Returns, by host, why it could not be claimed.
 async fn keep_hosts(
     context: &Context,
-    cluster: &KubernetesCluster,
     world: &World,
     keys: &Keys,
+    choice: &Choice,
 ) -> Result<BTreeMap<String, String>, Error> {
-    let wanted = decide::plans(cluster, world, keys, &context.settings)?;
-    let changes = hosts::decide(cluster, wanted.plans, &world.plans);
-    let namespace = cluster.namespace().unwrap_or_default();
+    let wanted = blueprint::host_plans(world, keys, choice).map_err(|source| Error::Keys {
+        of: format!("the hosts of cluster {}", world.name()),
+        source: Box::new(source),
+    })?;
+    let changes = hosts::decide(&world.cluster, wanted, &world.plans);
+    let namespace = world.cluster.namespace().unwrap_or_default();
     let api = Api::<HostPlan>::namespaced(context.client.clone(), &namespace);
-    let mut refused = hosts::apply(&api, changes).await?;
-    refused.extend(wanted.refused);
-    Ok(refused)
-}
-
-/// The plane's own API, and what it says once it is ready.
-async fn look(
-    context: &Context,
-    cluster: &KubernetesCluster,
-    uid: &str,
-    keys: &Keys,
-) -> Result<(Arc<Plane>, Option<PlaneView>), Error> {
-    let plane = context.planes.connect(uid, &keys.admin_kubeconfig).await?;
-    if !observe::is_ready(&plane.client).await {
-        return Ok((plane, None));
-    }
-    context.planes.watch(&plane, ObjectRef::from_obj(cluster));
-    let view = observe::observe(&plane.client).await?;
-    Ok((plane, Some(view)))
+    hosts::apply(&api, changes).await
 }
 
 /// What is kept inside the cluster: answers to nodes first, since they wait.
-async fn tend(
-    context: &Context,
-    cluster: &KubernetesCluster,
-    world: &World,
-    uid: &str,
-    plane: &Plane,
-    view: &PlaneView,
-) -> Result<(), Error> {
-    let answers = decide::answers(cluster, world, view);
-    approve::apply(&plane.client, &answers).await?;
+async fn tend(context: &Context, world: &World, plane: &Arc<Plane>) -> Result<(), Error> {
+    approve::apply(&plane.client, &blueprint::answers(world)).await?;
     let inside = Applier {
         client: &plane.client,
         memory: &context.memory,
-        plane: uid,
+        plane: world.uid(),
         at: At::Plane,
     };
-    inside
-        .apply_all(&decide::addons(cluster, &context.settings)?)
-        .await?;
-    approve::remove_nodes(&plane.client, &decide::strays(cluster, world, view)).await
+    inside.apply_all(&blueprint::addons(world)).await?;
+    approve::remove_nodes(&plane.client, &blueprint::strays(world)).await
 }
