@@ -12,7 +12,7 @@ use crate::world::{CLUSTER, ORG, World};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Identity of the running containers of `web`: unchanged means untouched.
-fn containers(world: &World) -> Result<Vec<String>> {
+pub fn containers(world: &World) -> Result<Vec<String>> {
     let pods = world.get(&["pods", "-l", "app=web"])?;
     let items = pods["items"].as_array().cloned().unwrap_or_default();
     let mut ids: Vec<String> = items
@@ -32,7 +32,8 @@ fn containers(world: &World) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-fn works_again(world: &World) -> Result<()> {
+/// Nodes are Ready and the ways into a Pod work.
+pub fn works_again(world: &World) -> Result<()> {
     world.eventually("the cluster works again", MINUTE * 2, || {
         for host in ["one", "two"] {
             condition(&world.get(&["node", host])?, "Ready")?;

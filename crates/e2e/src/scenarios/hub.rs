@@ -161,7 +161,12 @@ pub fn refusals(world: &World) -> Result<()> {
 
 /// The cluster is not Ready and its Ready condition mentions `text`.
 fn says(world: &World, cluster: &str, text: &str) -> Result<()> {
-    let object = world.hub_get(&["kubernetescluster", cluster, "-n", &format!("org-{ORG}")])?;
+    says_in(world, ORG, cluster, text)
+}
+
+/// A cluster of an organization is not Ready and a condition mentions `text`.
+pub fn says_in(world: &World, org: &str, cluster: &str, text: &str) -> Result<()> {
+    let object = world.hub_get(&["kubernetescluster", cluster, "-n", &format!("org-{org}")])?;
     let conditions = object["status"]["conditions"]
         .as_array()
         .cloned()

@@ -3,6 +3,7 @@
 mod bad_days;
 mod deletion;
 mod hub;
+mod outages;
 mod security;
 mod workloads;
 
@@ -98,6 +99,17 @@ pub fn all() -> Vec<Scenario> {
             bad_days::controllers_killed,
         ),
         scenario("the_hub_stops_and_pods_go_on", bad_days::hub_stopped),
+        scenario("the_network_is_cut_and_restored", outages::network_cut),
+        scenario(
+            "the_agent_is_upgraded_and_pods_go_on",
+            outages::agent_upgraded,
+        ),
+        scenario("one_of_three_replicas_dies", outages::three_replicas),
+        scenario("a_cluster_beyond_the_limit_waits", outages::quota),
+        scenario(
+            "a_host_that_is_away_cleans_itself_when_back",
+            outages::host_away_at_deletion,
+        ),
         scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
         scenario("a_host_is_removed_to_nothing", deletion::host),
         scenario(

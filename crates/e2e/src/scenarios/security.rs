@@ -57,7 +57,12 @@ pub fn secrets_at_rest(world: &World) -> Result<()> {
 
 /// UID of a cluster of the main organization.
 pub fn cluster_uid(world: &World, cluster: &str) -> Result<String> {
-    let object = world.hub_get(&["kubernetescluster", cluster, "-n", &format!("org-{ORG}")])?;
+    uid_of(world, ORG, cluster)
+}
+
+/// UID of a cluster.
+pub fn uid_of(world: &World, org: &str, cluster: &str) -> Result<String> {
+    let object = world.hub_get(&["kubernetescluster", cluster, "-n", &format!("org-{org}")])?;
     Ok(object["metadata"]["uid"]
         .as_str()
         .context("the cluster has no uid")?
