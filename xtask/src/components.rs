@@ -55,7 +55,7 @@ struct Build<'a> {
     go: OnceLock<String>,
 }
 
-/// Builds every component, or the `only` ones.
+/// Builds every component but those on request, or the `only` ones.
 ///
 /// # Errors
 /// When a recipe is wrong, a tool or library is missing, or a build fails.
@@ -90,7 +90,8 @@ impl Build<'_> {
     fn all(&self, downloaded: Option<&Path>, only: &[String]) -> Result<Components> {
         let mut modules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, recipe) in &self.recipes {
-            if only.is_empty() || only.contains(name) {
+            let wanted = only.contains(name) || only.is_empty() && !recipe.on_request;
+            if wanted {
                 modules.entry(&recipe.module).or_default().push(name);
             }
         }

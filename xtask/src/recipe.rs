@@ -75,6 +75,9 @@ pub struct Recipe {
     /// Debian packages that the build needs.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// Whether it is left out unless it is named.
+    #[serde(default)]
+    pub on_request: bool,
     /// Set when the program is in C.
     #[serde(default)]
     pub c: Option<CSource>,
