@@ -5,6 +5,7 @@
 //! inputs did not change costs nothing, and an interrupted one leaves nothing.
 
 mod artifacts;
+mod bench;
 mod binaries;
 mod cache;
 mod check;
@@ -74,6 +75,8 @@ enum Task {
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
     },
+    /// Measure what SPEC.md promises.
+    Bench(bench::Options),
 }
 
 #[derive(Args)]
@@ -140,6 +143,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Deny => deny::run(root, &Cache::open()?),
         Task::Test { only } => test::run(root, only.as_deref()),
+        Task::Bench(options) => bench::run(root, &options),
     }
 }
 
