@@ -27,6 +27,7 @@ mod keys;
 mod node;
 mod node_config;
 mod object;
+mod public;
 mod services;
 mod status;
 mod world;
@@ -39,8 +40,9 @@ pub use farplane_blueprint::Refusal;
 pub use hosts::{Choice, choose_hosts, strays};
 pub use keys::{KeyError, Keys, renew_keys};
 pub use node::{host_plan, host_plans};
+pub use public::public_kubeconfig;
 pub use services::services;
-pub use status::{public_kubeconfig, refused, status};
+pub use status::{refused, status};
 pub use world::{ArtifactEntry, Hub, Images, Store, View, World};
 
 /// Node-local address of the API server: on `lo` of every node, and what the API server
