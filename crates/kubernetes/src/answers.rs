@@ -9,16 +9,20 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use farplane_types::{Host, names};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::ResourceExt as _;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer as _;
 
 use crate::World;
 use crate::addons::{BOOTSTRAP_USER, BOOTSTRAPPERS};
+use crate::hosts::holder;
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
@@ -133,7 +137,7 @@ fn check(
         }
         return Ok(());
     }
-    serving_names(&asked, known, host)
+    serving_names(world, &asked, known, host)
 }
 
 /// The host, when it belongs to this cluster.
@@ -150,7 +154,7 @@ fn ours<'a>(world: &'a World, host: &str) -> Result<&'a Host, String> {
         .ok_or_else(|| format!("host {host} does not exist any more"))
 }
 
-fn serving_names(asked: &Asked, host: &Host, name: &str) -> Result<(), String> {
+fn serving_names(world: &World, asked: &Asked, host: &Host, name: &str) -> Result<(), String> {
     let facts = host
         .status
         .as_ref()
@@ -170,11 +174,32 @@ fn serving_names(asked: &Asked, host: &Host, name: &str) -> Result<(), String> {
     {
         return Err("an address is not the host's".to_owned());
     }
-    Ok(())
+    let holder = address.and_then(|address| holder(world, &address.to_string()));
+    match holder {
+        Some(holder) if !asked.addresses.is_empty() && holder != name => Err(format!(
+            "host {holder} of this cluster has this address already"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn texts(list: Option<&Vec<String>>) -> impl Iterator<Item = &str> {
     list.into_iter().flatten().map(String::as_str)
+}
+
+/// PEM of a request, as Go writes it but for the end.
+fn armored(der: &[u8]) -> String {
+    const LINE: usize = 64;
+    let encoded = BASE64.encode(der);
+    let lines: Vec<&str> = encoded
+        .as_bytes()
+        .chunks(LINE)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----",
+        lines.join("\n")
+    )
 }
 
 /// What a signing request asks for.
@@ -194,6 +219,10 @@ impl Asked {
         };
         if block.label != "CERTIFICATE REQUEST" {
             return Err("the PEM is not of a certificate request".to_owned());
+        }
+        // Who signs reads the text anew and by other rules; only one form leaves no choice.
+        if pem.trim_ascii() != armored(&block.contents).as_bytes() {
+            return Err("the PEM is not in its plain form".to_owned());
         }
         let Ok((rest, csr)) = X509CertificationRequest::from_der(&block.contents) else {
             return Err("the request cannot be read".to_owned());
@@ -219,6 +248,15 @@ impl Asked {
         };
         if !exact {
             return Err("the subject has more than a common name and an organization".to_owned());
+        }
+        // A second list of extensions would be signed without being looked at here.
+        let attributes = csr.certification_request_info.attributes();
+        let plain = |attribute: &X509CriAttribute<'_>| {
+            let parsed = attribute.parsed_attribute();
+            matches!(parsed, ParsedCriAttribute::ExtensionRequest(_))
+        };
+        if attributes.len() > 1 || !attributes.iter().all(plain) {
+            return Err("the request has attributes that no kubelet asks for".to_owned());
         }
         for extension in csr.requested_extensions().into_iter().flatten() {
             let ParsedExtension::SubjectAlternativeName(names) = extension else {

@@ -5,10 +5,12 @@
 //! way out: the host still undoes it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use farplane_blueprint::Refusal;
 use farplane_types::host::CONNECTED;
 use farplane_types::{Host, HostSelection, conditions};
+use ipnet::Ipv4Net;
 use kube::ResourceExt;
 
 use crate::World;
@@ -68,9 +70,14 @@ pub fn choose_hosts(world: &World) -> Choice {
 /// Nodes without a plan of this cluster, to be deleted: their host left, or they never were
 /// a host of ours.
 pub fn strays(world: &World) -> Vec<String> {
+    let chosen = choose_hosts(world).hosts;
     let nodes = world.view.iter().flat_map(|view| &view.nodes);
     let strays = nodes.map(|node| node.name_any()).filter(|name| {
         let plan = world.plan_of(name);
+        // A host that is taken at this very look has no plan yet.
+        if plan.is_none() && chosen.contains(name) {
+            return false;
+        }
         // While a plan is being undone, its node says so better than no node.
         plan.is_none_or(|plan| plan.spec.plane.uid != world.uid())
     });
@@ -210,7 +217,50 @@ fn why_not(world: &World, host: &Host) -> Option<String> {
     if !facts.missing.is_empty() {
         return Some(format!("cannot run Pods: {}", facts.missing.join("; ")));
     }
-    None
+    address_trouble(world, host, &facts.node_address)
+}
+
+/// Why a host cannot be a node at the address that it has.
+fn address_trouble(world: &World, host: &Host, address: &str) -> Option<String> {
+    let Ok(parsed) = address.parse::<Ipv4Addr>() else {
+        return Some(format!(
+            "has no usable IPv4 address ({address:?}); give it one and start its agent again"
+        ));
+    };
+    let network = &world.cluster.spec.network;
+    for range in [&network.pod_cidr, &network.service_cidr] {
+        if range
+            .parse::<Ipv4Net>()
+            .is_ok_and(|it| it.contains(&parsed))
+        {
+            return Some(format!(
+                "has the address {address} within the cluster's own range {range}; make the cluster anew with another range, or choose another host"
+            ));
+        }
+    }
+    let holder = holder(world, address)?;
+    (holder != host.name_any()).then(|| {
+        format!(
+            "has the same address {address} as host {holder} of this cluster; two nodes cannot share one, choose another host"
+        )
+    })
+}
+
+/// Host of the cluster that has this address; of several the one that came first, so that a
+/// host which claims the address of another one later gets nothing by it.
+pub(crate) fn holder(world: &World, address: &str) -> Option<String> {
+    let ours = world.plans.iter().filter(|plan| world.is_ours(plan));
+    let holding = ours.filter(|plan| {
+        let facts = host(world, &plan.name_any())
+            .and_then(|host| host.status.as_ref())
+            .and_then(|status| status.facts.as_ref());
+        facts.is_some_and(|facts| facts.node_address == address)
+    });
+    let since = |plan: &&farplane_types::HostPlan| {
+        let created = plan.metadata.creation_timestamp.as_ref();
+        (created.map(|time| time.0), plan.name_any())
+    };
+    holding.min_by_key(since).map(ResourceExt::name_any)
 }
 
 pub(crate) fn is_connected(host: &Host) -> bool {
