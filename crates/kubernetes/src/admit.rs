@@ -1,6 +1,9 @@
 //! Whether a spec can be met at all.
 
+use std::net::SocketAddrV4;
+
 use farplane_blueprint::Refusal;
+use farplane_types::HostSelection;
 use ipnet::Ipv4Net;
 use kube::ResourceExt as _;
 
@@ -8,6 +11,8 @@ use crate::World;
 
 /// Nodes get a /24 each of the Pod range.
 const LONGEST_POD_PREFIX: u8 = 24;
+/// The controller-manager gives out no more than 2^16 of them.
+const SHORTEST_POD_PREFIX: u8 = 8;
 /// The API server takes no larger Service range.
 const SHORTEST_SERVICE_PREFIX: u8 = 12;
 /// Room for the addresses that are given out by number.
@@ -110,6 +115,11 @@ fn ranges(world: &World) -> Result<(), Refusal> {
     };
     let pods = range("podCidr", &network.pod_cidr)?;
     let services = range("serviceCidr", &network.service_cidr)?;
+    if pods.prefix_len() < SHORTEST_POD_PREFIX {
+        return Err(invalid(format!(
+            "spec.network.podCidr {pods} is too large; use a prefix of at least /{SHORTEST_POD_PREFIX}"
+        )));
+    }
     if pods.prefix_len() > LONGEST_POD_PREFIX {
         return Err(invalid(format!(
             "spec.network.podCidr {pods} has no room for a node; use a prefix of at most /{LONGEST_POD_PREFIX}"
@@ -125,7 +135,34 @@ fn ranges(world: &World) -> Result<(), Refusal> {
             "spec.network.podCidr {pods} and serviceCidr {services} overlap; choose ranges that do not"
         )));
     }
-    Ok(())
+    let gateway = world.hub.public_address.parse::<SocketAddrV4>();
+    let hides = |range: &Ipv4Net| gateway.is_ok_and(|gateway| range.contains(gateway.ip()));
+    if let Some(range) = [pods, services].iter().find(|range| hides(range)) {
+        return Err(invalid(format!(
+            "the range {range} of spec.network holds the hub's own address {}, which hosts could not reach any more; choose another range",
+            world.hub.public_address
+        )));
+    }
+    room(world, &pods)
+}
+
+/// Every host that is asked for needs a /24 of the Pod range.
+fn room(world: &World, pods: &Ipv4Net) -> Result<(), Refusal> {
+    let room = 1_usize << (LONGEST_POD_PREFIX - pods.prefix_len());
+    let wanted = match &world.cluster.spec.hosts {
+        HostSelection::Names(names) => names.len(),
+        HostSelection::Count(count) => *count as usize,
+        HostSelection::All(_) => 0,
+    };
+    if wanted <= room {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "InvalidNetwork",
+        format!(
+            "spec.network.podCidr {pods} has room for {room} nodes and spec.hosts asks for {wanted}; ask for fewer hosts, or make the cluster anew with a larger range"
+        ),
+    ))
 }
 
 fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {

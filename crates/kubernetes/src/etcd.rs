@@ -113,7 +113,6 @@ fn container(world: &World, member: u32) -> Value {
             { "name": "data", "mountPath": DATA },
         ],
         "startupProbe": { "tcpSocket": port, "periodSeconds": 1, "failureThreshold": 300 },
-        "readinessProbe": { "tcpSocket": port, "periodSeconds": 10, "failureThreshold": 3 },
         "livenessProbe": { "tcpSocket": port, "periodSeconds": 20, "failureThreshold": 6 },
     })
 }

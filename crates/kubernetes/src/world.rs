@@ -152,7 +152,7 @@ impl World {
         plan.spec.plane.uid == self.uid() && plan.metadata.deletion_timestamp.is_none()
     }
 
-    /// Newest artifact of this name and, where given, version.
+    /// First artifact of this name and, where given, version.
     pub(crate) fn artifact(&self, name: &str, version: Option<&str>) -> Option<&ArtifactEntry> {
         self.hub.artifacts.iter().find(|entry| {
             entry.name == name && version.is_none_or(|version| entry.version == version)
