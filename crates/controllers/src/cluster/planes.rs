@@ -123,21 +123,19 @@ impl Planes {
 }
 
 async fn client(uid: &str, kubeconfig: &str) -> Result<Client, Error> {
-    let damaged = || Error::DamagedSecret {
-        name: format!("pki of plane {uid}"),
-        key: "admin.kubeconfig".to_owned(),
+    let failed = |source: kube::Error| Error::PlaneClient {
+        plane: uid.to_owned(),
+        source: Box::new(source),
     };
-    let parsed = Kubeconfig::from_yaml(kubeconfig).map_err(|_| damaged())?;
+    let damaged = |source| failed(kube::Error::InferKubeconfig(source));
+    let parsed = Kubeconfig::from_yaml(kubeconfig).map_err(damaged)?;
     let mut config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
         .await
-        .map_err(|_| damaged())?;
+        .map_err(damaged)?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // A plane that starts answers "not ready" for a while; the caller looks again soon.
     config.default_retry = false;
-    Client::try_from(config).map_err(|source| Error::PlaneClient {
-        plane: uid.to_owned(),
-        source: Box::new(source),
-    })
+    Client::try_from(config).map_err(failed)
 }
 
 async fn watch(
