@@ -12,12 +12,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use farplane_supervise::ProcessId;
 use tokio::process::Command;
 
 use crate::error::Error;
 use crate::files::{Files, tail};
 use crate::network::namespace_file;
-use crate::process::ProcessId;
 use crate::record::Record;
 
 /// `$1` is the state directory, `$2` the file that says that all is done, `$3` the file

@@ -1,12 +1,10 @@
-//! Clients of the hub's API and of the small health pages of its processes.
+//! Clients of the hub's API and of the health pages that need its keys.
 
 use std::path::Path;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::error::Error;
 
@@ -42,20 +40,4 @@ pub(crate) async fn healthy(kubeconfig: &Path, server: Option<&str>, page: &str)
     };
     let answer = tokio::time::timeout(Duration::from_secs(3), client.request_text(request)).await;
     matches!(answer, Ok(Ok(_)))
-}
-
-/// True when a plain HTTP page on loopback answers 200.
-pub(crate) async fn answers(port: u16, page: &str) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        let request = format!("GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut head = [0; 12];
-        stream.read_exact(&mut head).await?;
-        Ok::<_, std::io::Error>(&head[9..12] == b"200")
-    };
-    matches!(
-        tokio::time::timeout(Duration::from_secs(2), ask).await,
-        Ok(Ok(true))
-    )
 }

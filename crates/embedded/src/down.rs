@@ -9,12 +9,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use farplane_supervise::{self as process, ProcessId, Signal};
 
 use crate::error::Error;
 use crate::files::Files;
 use crate::name::HubName;
-use crate::process::{self, ProcessId};
 use crate::record::{Lock, Record};
 use crate::up::Step;
 use crate::{Event, Progress, cgroup, network};

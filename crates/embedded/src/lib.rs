@@ -1,7 +1,7 @@
 //! The engine of `farplane up`: a hub on one machine.
 //!
 //! A hub lives in a network namespace and a mount namespace of its own
-//! (`docs/decisions/0002`), so two of them, and the machine, do not meet. Flow of [`up`]:
+//! (`docs/decisions/0002`), so two of them, and the machine, do not meet. Flow of [`up()`]:
 //!
 //! ```text
 //! record -> network -> anchor (holds the mounts) -> supervisor ─┬ etcd ── kube-apiserver ┬ controller-manager
@@ -9,19 +9,18 @@
 //!   images into containerd -> chart rendered and applied -> Deployments available        └ scheduler
 //! ```
 //!
-//! Who changes what: commands ([`up`], [`down`], [`purge`]) hold the hub's lock and own
+//! Who changes what: commands ([`up()`], [`down()`], [`purge()`]) hold the hub's lock and own
 //! the record, the namespaces and the cgroups; the supervisor ([`supervisor_main`]) owns
 //! keys, configuration and processes, and tells its state in `run/status.json`.
 //!
 //! Promises: every command may be interrupted anywhere and repeated. A killed supervisor
-//! leaves its processes running, and the next one adopts them. After [`down`] nothing
+//! leaves its processes running, and the next one adopts them. After [`down()`] nothing
 //! runs and only the state directory is left; after [`purge`] nothing is.
 
 mod anchor;
 mod api;
 mod cgroup;
 mod chart;
-mod child;
 mod command;
 mod doctor;
 mod down;
@@ -33,7 +32,6 @@ mod keys;
 mod name;
 mod network;
 mod node;
-mod process;
 mod processes;
 mod record;
 mod rollout;

@@ -8,11 +8,12 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use farplane_supervise::ProcessId;
+
 use crate::command::{exists, run, run_with_input};
 use crate::error::Error;
 use crate::files::Files;
 use crate::name::HubName;
-use crate::process::ProcessId;
 use crate::record::{Record, others};
 
 /// Addresses of Pods at the hub.

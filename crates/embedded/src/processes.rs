@@ -1,8 +1,13 @@
 //! The hub's processes: command lines, what each waits for, how each is asked whether
 //! it is ready.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use farplane_supervise::{Check, Probe, Program};
+use futures::future::BoxFuture;
 
 use crate::api;
 use crate::command::run;
@@ -10,61 +15,53 @@ use crate::files::Files;
 use crate::network::{API_SERVICE, SERVICE_RANGE};
 use crate::record::Record;
 
-/// How a process is asked whether it is ready.
-#[derive(Clone, Debug)]
-pub(crate) enum Check {
-    /// A plain page on loopback.
-    Page { port: u16, page: &'static str },
-    /// A page that needs TLS and a client certificate.
-    SecurePage {
-        kubeconfig: PathBuf,
-        server: Option<&'static str>,
-        page: &'static str,
-    },
-    /// containerd answers on its socket.
-    Containerd { ctr: PathBuf, socket: PathBuf },
+/// A page that needs TLS and a client certificate.
+#[derive(Debug)]
+struct SecurePage {
+    kubeconfig: PathBuf,
+    server: Option<&'static str>,
+    page: &'static str,
 }
 
-impl Check {
-    /// Asks once.
-    pub async fn ask(&self) -> bool {
-        match self {
-            Self::Page { port, page } => api::answers(*port, page).await,
-            Self::SecurePage {
-                kubeconfig,
-                server,
-                page,
-            } => api::healthy(kubeconfig, *server, page).await,
-            Self::Containerd { ctr, socket } => {
-                let socket = socket.display().to_string();
-                socket_exists(&socket)
-                    && run(
-                        &ctr.display().to_string(),
-                        &["--address", &socket, "version"],
-                    )
-                    .await
-                    .is_ok()
-            }
-        }
+impl Probe for SecurePage {
+    fn ask(&self) -> BoxFuture<'_, bool> {
+        Box::pin(api::healthy(&self.kubeconfig, self.server, self.page))
     }
 }
 
-/// Spares starting `ctr` before there is anything to ask.
-fn socket_exists(path: &str) -> bool {
-    std::path::Path::new(path).exists()
+/// containerd answers on its socket.
+#[derive(Debug)]
+struct Containerd {
+    ctr: PathBuf,
+    socket: PathBuf,
 }
+
+impl Probe for Containerd {
+    fn ask(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async {
+            let (ctr, socket) = (self.ctr.display(), self.socket.display().to_string());
+            // Spares starting `ctr` before there is anything to ask.
+            self.socket.exists()
+                && run(&ctr.to_string(), &["--address", &socket, "version"])
+                    .await
+                    .is_ok()
+        })
+    }
+}
+
+/// A plain page on loopback.
+fn page(port: u16, page: &str) -> Check {
+    Check::Http(format!("http://127.0.0.1:{port}{page}"))
+}
+
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One process of the hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Component {
-    pub name: &'static str,
-    pub program: PathBuf,
-    pub arguments: Vec<String>,
+    pub program: Program,
     /// Processes that have to be ready first.
     pub needs: &'static [&'static str],
-    pub check: Check,
-    /// Between the request to end and the end.
-    pub grace: Duration,
 }
 
 /// Every process, in the order of starting; stopping goes the other way round.
@@ -94,14 +91,19 @@ impl Maker<'_> {
         check: Check,
         arguments: Vec<String>,
     ) -> Component {
-        Component {
-            name,
-            program: self.record.dist.join("bin").join(name),
-            arguments,
-            needs,
-            check,
+        let bin = self.record.dist.join("bin");
+        let mut command = vec![bin.join(name).display().to_string()];
+        command.extend(arguments);
+        // containerd finds its shim and runc beside itself.
+        let path = format!("{}:{USUAL_PATH}", bin.display());
+        let program = Program {
+            name: name.to_owned(),
+            command,
+            environment: BTreeMap::from([("PATH".to_owned(), path)]),
+            check: Some(check),
             grace: Duration::from_secs(10),
-        }
+        };
+        Component { program, needs }
     }
 
     fn pki(&self, file: &str) -> String {
@@ -140,18 +142,15 @@ impl Maker<'_> {
             "--logger=zap".to_owned(),
             "--log-level=warn".to_owned(),
         ];
-        let check = Check::Page {
-            port: 2381,
-            page: "/readyz",
-        };
+        let check = page(2381, "/readyz");
         self.component("etcd", &[], check, arguments)
     }
 
     fn containerd(&self) -> Component {
-        let check = Check::Containerd {
+        let check = Check::Custom(Arc::new(Containerd {
             ctr: self.record.dist.join("bin/ctr"),
             socket: self.files.containerd_socket(),
-        };
+        }));
         let arguments = vec![format!("--config={}", self.config("containerd.toml"))];
         self.component("containerd", &[], check, arguments)
     }
@@ -176,11 +175,11 @@ impl Maker<'_> {
             "--requestheader-username-headers=X-Remote-User".to_owned(),
             "--profiling=false".to_owned(),
         ]);
-        let check = Check::SecurePage {
+        let check = Check::Custom(Arc::new(SecurePage {
             kubeconfig: self.files.kubeconfig(),
             server: None,
             page: "/readyz",
-        };
+        }));
         self.component("kube-apiserver", &["etcd"], check, arguments)
     }
 
@@ -234,11 +233,11 @@ impl Maker<'_> {
             "--kube-api-qps=200".to_owned(),
             "--kube-api-burst=400".to_owned(),
         ]);
-        let check = Check::SecurePage {
+        let check = Check::Custom(Arc::new(SecurePage {
             kubeconfig: self.files.kubeconfig(),
             server: Some("https://127.0.0.1:10257"),
             page: "/healthz",
-        };
+        }));
         self.component(
             "kube-controller-manager",
             &["kube-apiserver"],
@@ -248,11 +247,11 @@ impl Maker<'_> {
     }
 
     fn scheduler(&self) -> Component {
-        let check = Check::SecurePage {
+        let check = Check::Custom(Arc::new(SecurePage {
             kubeconfig: self.files.kubeconfig(),
             server: Some("https://127.0.0.1:10259"),
             page: "/healthz",
-        };
+        }));
         let arguments = self.controller_flags("scheduler.kubeconfig");
         self.component("kube-scheduler", &["kube-apiserver"], check, arguments)
     }
@@ -266,10 +265,7 @@ impl Maker<'_> {
             format!("--hostname-override={}", self.record.name),
             format!("--node-ip={}", self.record.hub_address()),
         ];
-        let check = Check::Page {
-            port: 10248,
-            page: "/healthz",
-        };
+        let check = page(10248, "/healthz");
         self.component(
             "kubelet",
             &["containerd", "kube-apiserver"],
@@ -279,10 +275,7 @@ impl Maker<'_> {
     }
 
     fn proxy(&self) -> Component {
-        let check = Check::Page {
-            port: 10256,
-            page: "/healthz",
-        };
+        let check = page(10256, "/healthz");
         let arguments = vec![format!("--config={}", self.config("kube-proxy.json"))];
         self.component("kube-proxy", &["kube-apiserver"], check, arguments)
     }
@@ -307,8 +300,11 @@ mod tests {
         let all = all(&record, &Files::new("/state"));
         for (position, component) in all.iter().enumerate() {
             for need in component.needs {
-                let found = all.iter().position(|other| other.name == *need).unwrap();
-                assert!(found < position, "{} needs {need}", component.name);
+                let found = all
+                    .iter()
+                    .position(|other| other.program.name == *need)
+                    .unwrap();
+                assert!(found < position, "{} needs {need}", component.program.name);
             }
         }
     }

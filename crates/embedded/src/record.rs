@@ -7,13 +7,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use farplane_supervise::ProcessId;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::files::{self, Files};
 use crate::name::{HubName, STATE_ROOT};
-use crate::process::ProcessId;
 
 /// The file `hub.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

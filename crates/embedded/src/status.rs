@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use farplane_supervise::{ProcessId, State, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::files::{self, Files, tail};
 use crate::name::HubName;
-use crate::process::ProcessId;
 use crate::record::Record;
 use crate::up::info;
 
@@ -23,6 +23,33 @@ pub struct ProcessStatus {
     pub pid: Option<u32>,
     /// True when it answers.
     pub ready: bool,
+}
+
+impl ProcessStatus {
+    /// Of a process that waits for others.
+    pub(crate) fn waiting(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: State::Waiting.to_string(),
+            pid: None,
+            ready: false,
+        }
+    }
+}
+
+impl From<Status> for ProcessStatus {
+    fn from(status: Status) -> Self {
+        let state = match (status.state, &status.last_exit) {
+            (State::Ended, Some(exit)) => format!("ended ({exit})"),
+            (state, _) => state.to_string(),
+        };
+        Self {
+            name: status.name,
+            state,
+            pid: status.pid.and_then(|pid| u32::try_from(pid).ok()),
+            ready: status.ready,
+        }
+    }
 }
 
 /// The file `run/status.json`, which the supervisor replaces at every change.
@@ -157,6 +184,24 @@ mod tests {
         let name = HubName::new("none").unwrap();
         let status = of_state(&name, &Files::new(dir.path()));
         assert!(!status.exists && !status.running && !status.ready);
+    }
+
+    #[test]
+    fn how_a_process_ended_is_in_its_state() {
+        let mut status = Status {
+            name: "etcd".to_owned(),
+            state: State::Ended,
+            pid: None,
+            ready: false,
+            restarts: 1,
+            last_exit: Some(farplane_supervise::Exit::Code(2)),
+            log: PathBuf::new(),
+        };
+        let ended = ProcessStatus::from(status.clone());
+        assert_eq!(ended.state, "ended (exited with code 2)");
+        (status.state, status.pid, status.ready) = (State::Ready, Some(7), true);
+        let ready = ProcessStatus::from(status);
+        assert_eq!((ready.state.as_str(), ready.pid), ("ready", Some(7)));
     }
 
     #[test]

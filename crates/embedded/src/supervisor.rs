@@ -9,22 +9,21 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use farplane_supervise::{Child, Places, ProcessId};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::child::{Child, waiting};
 use crate::error::Error;
 use crate::files::Files;
 use crate::images::Index;
 use crate::name::HubName;
 use crate::network::namespace_file;
-use crate::process::ProcessId;
 use crate::processes::{self, Component};
 use crate::record::Record;
-use crate::status::Published;
+use crate::status::{ProcessStatus, Published};
 use crate::up::info;
 use crate::{keys, node};
 
@@ -150,17 +149,21 @@ impl Hub {
     }
 
     fn start_due(&mut self) {
+        let places = Places {
+            records: self.files.processes(),
+            logs: self.files.logs(),
+        };
         let ready: Vec<&str> = self
             .components
             .iter()
             .zip(&self.children)
             .filter(|(_, child)| child.as_ref().is_some_and(|child| child.status().ready))
-            .map(|(component, _)| component.name)
+            .map(|(component, _)| component.program.name.as_str())
             .collect();
         for (component, child) in self.components.iter().zip(&mut self.children) {
             if child.is_none() && component.needs.iter().all(|need| ready.contains(need)) {
                 let changed = Arc::clone(&self.changed);
-                *child = Some(Child::start(component.clone(), &self.files, changed));
+                *child = Some(Child::start(component.program.clone(), &places, changed));
             }
         }
     }
@@ -171,9 +174,10 @@ impl Hub {
             .iter()
             .zip(&self.children)
             .map(|(component, child)| {
-                child
-                    .as_ref()
-                    .map_or_else(|| waiting(component), Child::status)
+                child.as_ref().map_or_else(
+                    || ProcessStatus::waiting(&component.program.name),
+                    |child| child.status().into(),
+                )
             })
             .collect();
         Published {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use farplane_supervise::ProcessId;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -12,7 +13,6 @@ use crate::chart::{Chart, Rendered};
 use crate::error::Error;
 use crate::files::{Files, tail};
 use crate::images::{Index, Store};
-use crate::process::ProcessId;
 use crate::record::{Lock, Record};
 use crate::rollout::{wait_deployments, wait_node};
 use crate::status::{self, Published};
