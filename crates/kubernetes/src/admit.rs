@@ -135,9 +135,9 @@ fn ranges(world: &World) -> Result<(), Refusal> {
             "spec.network.podCidr {pods} and serviceCidr {services} overlap; choose ranges that do not"
         )));
     }
-    let gateway = world.hub.public_address.parse::<SocketAddrV4>();
-    let hides = |range: &Ipv4Net| gateway.is_ok_and(|gateway| range.contains(gateway.ip()));
-    if let Some(range) = [pods, services].iter().find(|range| hides(range)) {
+    let gateway: Option<SocketAddrV4> = world.hub.public_address.parse().ok();
+    let hides = |range: &Ipv4Net| gateway.is_some_and(|gateway| range.contains(gateway.ip()));
+    if let Some(range) = [pods, services].into_iter().find(hides) {
         return Err(invalid(format!(
             "the range {range} of spec.network holds the hub's own address {}, which hosts could not reach any more; choose another range",
             world.hub.public_address
