@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use farplane_types::KubernetesCluster;
 use farplane_types::names::organization_namespace;
 use kube::{Api, Client};
@@ -44,7 +44,11 @@ pub async fn run(hub: &Hub, rounds: u32) -> Result<Vec<Row>> {
         let answered = timeout(LIMIT, first_ok(&client, &name));
         let (made, answered) = tokio::join!(command, answered);
         made?;
-        let took = answered.with_context(|| format!("no ok of /readyz within {LIMIT:?}"))??;
+        let Ok(answered) = answered else {
+            let why = why_not(&client, &name).await?;
+            bail!("{name}: no ok of /readyz within {LIMIT:?}: {why}");
+        };
+        let took = answered?;
         let seconds = took.duration_since(began).as_secs_f64();
         eprintln!("bench: {CLUSTER_CREATE}: {name} answered after {seconds:.2} s");
         times.add(seconds);
@@ -112,6 +116,19 @@ async fn is_ready(access: &Access, config: &std::sync::Arc<rustls::ClientConfig>
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"ok"))
+}
+
+/// What the cluster says of itself.
+async fn why_not(hub: &Client, cluster: &str) -> Result<String> {
+    let clusters: Api<KubernetesCluster> =
+        Api::namespaced(hub.clone(), &organization_namespace(ORG));
+    let status = clusters.get_status(cluster).await?.status;
+    let conditions = status.unwrap_or_default().conditions;
+    let told = conditions.iter().filter(|one| one.status != "True");
+    let told: Vec<_> = told
+        .map(|one| format!("{}: {}", one.type_, one.message))
+        .collect();
+    Ok(told.join("; "))
 }
 
 /// Milliseconds of each finished phase, once the API server's is.

@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -189,71 +189,76 @@ async fn memory(sides: Pair<&Side>) -> Result<Vec<Row>> {
     Ok(vec![row.ahead_of("konnectivity", Some(sum(1)), false)])
 }
 
-/// Echoes alone, then beside two bulk copies and a stalled stream.
+/// Echoes alone, beside two bulk copies, and beside those and a stalled stream.
 async fn echoes(sides: Pair<&Side>, scale: Scale) -> Result<Vec<Row>> {
-    let mut idle = Pair::<Samples>::default();
-    let mut loaded: Pair<Option<Samples>> = [Some(Samples::default()), Some(Samples::default())];
+    let alone = echo_row(sides, scale, "echo alone, p99", None).await?;
+    let question = "echo beside two bulk copies, p99";
+    let copies = echo_row(sides, scale, question, Some(false)).await?;
+    let question = "echo beside two bulk copies and one stalled stream, p99";
+    let stalled = echo_row(sides, scale, question, Some(true)).await?;
+    Ok(vec![alone, copies, stalled])
+}
+
+/// One row of echoes; `load` says whether there is any, and whether it has a stalled stream.
+async fn echo_row(
+    sides: Pair<&Side>,
+    scale: Scale,
+    question: &str,
+    load: Option<bool>,
+) -> Result<Row> {
+    let mut both: Pair<Option<Samples>> = [Some(Samples::default()), Some(Samples::default())];
     for _ in 0..scale.rounds {
-        for (at, side) in sides.iter().enumerate() {
+        for (side, samples) in sides.iter().zip(&mut both) {
             // A tunnel that a stalled stream has stopped is not asked again.
-            let Some(together) = &mut loaded[at] else {
-                continue;
-            };
-            let mut echo = Echo::start(side.door.open().await?, 64).await?;
-            let alone = sample(&mut echo, scale.samples).await?;
-            idle[at].extend(alone.context("an echo without any load never came back")?);
-            match timeout(STALLED * 6, beside_load(&side.door, echo, scale.samples)).await {
-                Ok(Ok(Some(times))) => together.extend(times),
+            let Some(so_far) = samples else { continue };
+            let round = echoes_beside(&side.door, scale.samples, load);
+            match timeout(STALLED * 6, round).await {
+                Ok(Ok(Some(times))) => so_far.extend(times),
                 ended => {
-                    eprintln!(
-                        "bench: {KONNECTIVITY}: {} stopped under load: {ended:?}",
-                        side.name
-                    );
-                    loaded[at] = None;
+                    let name = side.name;
+                    eprintln!("bench: {KONNECTIVITY}: {name} stopped: {question}: {ended:?}");
+                    *samples = None;
                 }
             }
         }
     }
-    let [ours, theirs] = &loaded;
+    let [ours, theirs] = &both;
     let p99 = |samples: &Option<Samples>| samples.as_ref().and_then(|it| it.percentile(99));
     let tell = |samples: &Option<Samples>| samples.as_ref().map(told);
-    let details = json!({ "farplane": tell(ours), "konnectivity": tell(theirs),
-        "farplaneIdle": told(&idle[0]), "konnectivityIdle": told(&idle[1]) });
-    let mut row = Row::told(
-        KONNECTIVITY,
-        "echo beside two bulk copies and one stalled stream, p99",
-        0.0,
-        "ms",
-    );
+    let details = json!({ "farplane": tell(ours), "konnectivity": tell(theirs) });
+    let mut row = Row::told(KONNECTIVITY, question, 0.0, "ms").with(details);
     row.value = p99(ours).map(|value| crate::stats::rounded(value, 3));
-    Ok(vec![
-        compared("echo alone, p99", "ms", &idle, 99, false)?,
-        row.with(details)
-            .ahead_of("konnectivity", p99(theirs), false),
-    ])
+    Ok(row.ahead_of("konnectivity", p99(theirs), false))
 }
 
 /// Echoes beside the load; `None` when one never came back.
-async fn beside_load(
+async fn echoes_beside(
     door: &Door,
-    mut echo: Echo<Stream>,
     samples: usize,
+    load: Option<bool>,
 ) -> Result<Option<Vec<f64>>> {
-    let mut load = JoinSet::new();
-    for up in [true, false] {
-        let mut stream = door.open().await?;
-        load.spawn(async move { traffic::endless(&mut stream, up).await });
+    let mut echo = Echo::start(door.open().await?, 64).await?;
+    let mut copies = JoinSet::new();
+    let mut stalled = None;
+    if let Some(with_stalled) = load {
+        for up in [true, false] {
+            let mut stream = door.open().await?;
+            copies.spawn(async move { traffic::endless(&mut stream, up).await });
+        }
+        if with_stalled {
+            let mut stream = door.open().await?;
+            traffic::stall(&mut stream).await?;
+            stalled = Some(stream);
+        }
     }
-    let mut stalled = door.open().await?;
-    traffic::stall(&mut stalled).await?;
     // Until every window on the way is full.
     if sample(&mut echo, 200).await?.is_none() {
         return Ok(None);
     }
     let times = sample(&mut echo, samples).await?;
-    if let Some(ended) = load.try_join_next() {
+    if let Some(ended) = copies.try_join_next() {
         ended?.context("a bulk copy broke off")?;
-        ensure!(false, "a bulk copy ended");
+        bail!("a bulk copy ended");
     }
     drop(stalled);
     Ok(times)

@@ -67,7 +67,7 @@ impl Row {
     pub fn ahead_of(self, rival: &str, figure: Option<f64>, more_is_better: bool) -> Self {
         let text = match figure {
             Some(figure) => format!("{rival}: {} {}", rounded(figure, 3), self.unit),
-            None => format!("{rival}: never ended"),
+            None => format!("{rival}: no answer"),
         };
         let met = match (self.value, figure) {
             (Some(ours), Some(theirs)) if more_is_better => ours > theirs,
