@@ -4,12 +4,12 @@
 //!
 //! Order of use, at every look:
 //!
-//! 1. [`admit`]: whether the spec can be met at all; everything later relies on it.
-//! 2. [`services`]: namespace and Services; their addresses go into `world.addresses`.
+//! 1. [`admit()`]: whether the spec can be met at all; everything later relies on it.
+//! 2. [`services()`]: namespace and Services; their addresses go into `world.addresses`.
 //! 3. [`renew_keys`]: makes what is missing or due; [`Keys::secrets`] are applied.
-//! 4. [`control_plane`] and [`choose_hosts`] with [`host_plans`], at the same time.
-//! 5. Once the API server answers (`world.view`): [`answers`], [`addons`], [`strays`].
-//! 6. [`public_kubeconfig`], [`status`].
+//! 4. [`control_plane()`] and [`choose_hosts`] with [`host_plans`], at the same time.
+//! 5. Once the API server answers (`world.view`): [`answers()`], [`addons()`], [`strays`].
+//! 6. [`public_kubeconfig`], [`status()`].
 //!
 //! Promises: equal worlds give equal objects (keys aside). Authorities, the key of service
 //! accounts and the encryption key never change once made. A renewed leaf rolls no Pod,

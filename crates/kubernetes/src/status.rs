@@ -89,7 +89,7 @@ pub fn status(
     status
 }
 
-/// Status of a cluster that [`crate::admit`] refused. What it has stays as it is.
+/// Status of a cluster that [`crate::admit()`] refused. What it has stays as it is.
 pub fn refused(world: &World, refusal: &Refusal) -> KubernetesClusterStatus {
     let mut status = previous(world);
     if status.phases.is_empty() {
