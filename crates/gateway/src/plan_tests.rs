@@ -1,3 +1,5 @@
+//! What an agent says counts only for the plan it was sent.
+
 use super::*;
 use farplane_types::{HostPlanSpec, PlaneReference};
 use tokio::io::{AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};

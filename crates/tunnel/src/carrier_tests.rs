@@ -1,3 +1,5 @@
+//! The carrier: slow readers, cuts, ends.
+
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,3 +1,5 @@
+//! Frames of the control stream, whole and split.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Choice of a proxy, and its answers.
+
 use proptest::prelude::*;
 
 use super::*;

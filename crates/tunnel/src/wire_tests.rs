@@ -1,3 +1,5 @@
+//! Headers and replies, whole, split and hostile.
+
 use proptest::prelude::*;
 
 use super::*;

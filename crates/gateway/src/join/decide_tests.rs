@@ -1,3 +1,5 @@
+//! Every refusal of a join, and what it says.
+
 use super::*;
 use farplane_types::{HostProvider, HostSpec, JoinTokenSpec, JoinTokenStatus, OrganizationSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,3 +1,5 @@
+//! Joining against a scripted API.
+
 use super::*;
 use crate::issue::Request as SigningRequest;
 use crate::testing::{FakeApi, Keyring, TestGateway};

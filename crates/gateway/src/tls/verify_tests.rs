@@ -1,3 +1,5 @@
+//! Whose certificates are accepted in which role.
+
 use super::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,

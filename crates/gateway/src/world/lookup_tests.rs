@@ -1,3 +1,5 @@
+//! What the gateway finds in what it watches.
+
 use super::*;
 use crate::world::{ApiServerPod, SystemPod, Tracked as _};
 use farplane_types::{Host, HostPlan, KubernetesCluster};
