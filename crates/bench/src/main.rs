@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::catalogue::{Benchmark, Place, names};
 use crate::hub::Hub;
@@ -106,10 +107,12 @@ fn start(arguments: Arguments) -> Result<bool> {
             Ok(true)
         }
         None => runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
             tokio::select! {
                 done = measure(&arguments) => done,
                 // What was started ends with its owner.
                 _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+                _ = terminate.recv() => anyhow::bail!("terminated"),
             }
         }),
     }
