@@ -7,8 +7,8 @@
 //!                 undoing: processes, strays, clean-up, files, artifacts ──▶ Clean
 //! ```
 //!
-//! One task owns the machine ([`engine`]). What it does is decided without IO in
-//! [`decide`]; what it must not forget is in one file ([`record`]), written before the
+//! One task owns the machine (`engine`). What it does is decided without IO in
+//! `decide`; what it must not forget is in one file (`record`), written before the
 //! first effect of a plan, so that a kill at any moment loses nothing: the next start
 //! goes on, or goes on undoing, without hearing the hub. Processes of the plan are not
 //! bound to the agent's life; they are adopted by the next one.
@@ -16,6 +16,26 @@
 //! Promises: a unit's effect is idempotent; a unit that left the plan is undone; nothing
 //! outside of the paths that a plan names is removed, and a mount never is emptied in
 //! place of being unmounted.
+
+mod archive;
+mod artifact;
+mod cleanup;
+mod command;
+mod decide;
+mod engine;
+mod files;
+mod guard;
+mod image;
+mod kernel;
+mod pass;
+mod process;
+mod record;
+mod removal;
+mod strays;
+mod undo;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -134,11 +154,19 @@ impl Engine {
     /// # Errors
     /// When the state directory cannot be used, or its recorded plan cannot be read.
     pub fn start(state_dir: &Path, source: Arc<dyn ArtifactSource>) -> Result<Self, Error> {
-        let _ = (state_dir, source);
-        let (wanted, _) = watch::channel(None);
-        let (_, state) = watch::channel(State::Unknown);
-        let (_, plan) = watch::channel(None);
-        Ok(Self { wanted, state, plan, stop: CancellationToken::new(), task: tokio::spawn(async {}) })
+        let (wanted, hear) = watch::channel(None);
+        let (tell, state) = watch::channel(State::Unknown);
+        let (in_force, plan) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let owner = engine::open(state_dir, source, hear, tell, in_force, stop.clone())?;
+        let task = tokio::spawn(owner.run());
+        Ok(Self {
+            wanted,
+            state,
+            plan,
+            stop,
+            task,
+        })
     }
 
     /// Says what the hub wants. The last word counts; repeating one changes nothing.
@@ -168,3 +196,9 @@ impl Drop for Engine {
         self.task.abort();
     }
 }
+
+/// A place at which a test may end the process, to see that nothing is lost.
+#[cfg(not(test))]
+fn boundary() {}
+#[cfg(test)]
+use tests::kill::boundary;
