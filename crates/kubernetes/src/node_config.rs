@@ -248,15 +248,10 @@ pub(crate) fn cleanup(cgroup_version: u8, runc: &str) -> Unit {
     Unit::Cleanup {
         name: "node".to_owned(),
         commands: vec![
-            // Containers outlive containerd, and shims their containers.
+            // Containers outlive containerd. The agent ends shims itself: it knows its own.
             shell(format!(
                 "for container in {RUNC_ROOT}/k8s.io/*; do [ -d \"$container\" ] || continue; \
                  {runc} --root {RUNC_ROOT}/k8s.io delete --force \"${{container##*/}}\"; done"
-            )),
-            shell(format!(
-                "for exe in /proc/[0-9]*/exe; do case \"$(readlink \"$exe\")\" in \
-                 {ARTIFACTS}/*/containerd-shim-runc-v2*) pid=${{exe#/proc/}}; \
-                 kill -KILL \"${{pid%/exe}}\";; esac; done; true"
             )),
             shell(format!(
                 "for top in {cgroups}; do [ -d \"$top\" ] || continue; \
