@@ -1,0 +1,109 @@
+//! `farplane-agent leave`: undoes everything on this machine, without the hub.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::io::AsyncRead;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::identity::{Identity, IdentityError};
+use crate::listen::{self, ListenError};
+use crate::service::{self, ServiceError};
+use crate::state::{Lock, StateError};
+use crate::units::{self, ArtifactSource, Engine, State, Wanted};
+use crate::{facts, files};
+
+/// Longest time for undoing a plan.
+const UNDO_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Why something is left.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveError {
+    /// The service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The units.
+    #[error(transparent)]
+    Units(#[from] units::Error),
+    /// The plan is not undone in time.
+    #[error("the plan is not undone after {} s: {state}; run this again", UNDO_DEADLINE.as_secs())]
+    NotClean {
+        /// How far it is.
+        state: String,
+    },
+    /// The addresses.
+    #[error(transparent)]
+    Addresses(#[from] ListenError),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Nothing is fetched while undoing.
+struct Nowhere;
+
+impl ArtifactSource for Nowhere {
+    fn fetch(
+        &self,
+        _sha256: &str,
+        _offset: u64,
+    ) -> BoxFuture<'_, io::Result<Pin<Box<dyn AsyncRead + Send>>>> {
+        Box::pin(async { Err(io::ErrorKind::NotConnected.into()) })
+    }
+}
+
+/// Stops the agent, undoes its plan, forgets the identity, removes the service. Returns the
+/// identity that was forgotten, if there was one.
+///
+/// # Errors
+/// When something is left; running it again goes on.
+pub async fn leave(config: &Config, config_path: &Path) -> Result<Option<String>, LeaveError> {
+    if facts::has_systemd() {
+        service::stop()?;
+    }
+    let agent_dir = config.agent_dir();
+    let _lock = Lock::take(&agent_dir)?;
+    // One that is damaged is to be forgotten all the same.
+    let identity = Identity::load(&agent_dir).ok().flatten();
+    undo(&config.state_dir).await?;
+    listen::remove_addresses(&agent_dir, &BTreeSet::new()).await?;
+    Identity::forget(&agent_dir)?;
+    if facts::has_systemd() {
+        service::remove()?;
+    }
+    for path in [
+        config_path.to_owned(),
+        agent_dir.join("status.json"),
+        agent_dir.join("removed"),
+    ] {
+        // Harmless without an identity; a configuration may be on a read-only mount.
+        if let Err(error) = files::remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "file stays");
+        }
+    }
+    Ok(identity.map(|it| it.identity))
+}
+
+async fn undo(state_dir: &Path) -> Result<(), LeaveError> {
+    let engine = Engine::start(state_dir, Arc::new(Nowhere))?;
+    engine.want(Wanted::Removed);
+    let mut states = engine.state();
+    let clean = states.wait_for(|state| *state == State::Clean);
+    let done = matches!(timeout(UNDO_DEADLINE, clean).await, Ok(Ok(_)));
+    let state = format!("{:?}", *engine.state().borrow());
+    engine.stop().await;
+    if done {
+        Ok(())
+    } else {
+        Err(LeaveError::NotClean { state })
+    }
+}

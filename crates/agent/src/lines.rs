@@ -1,0 +1,120 @@
+//! JSON messages, one per line, each bounded: what `plan` and `renew` streams carry.
+
+use std::io;
+
+use farplane_types::wire::MAX_LINE_BYTES;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// Memory that a burst may leave behind.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// Why a line could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// The stream broke.
+    #[error("the message stream broke: {source}")]
+    Stream {
+        /// What it says.
+        source: io::Error,
+    },
+    /// A line without end.
+    #[error("a line is longer than {MAX_LINE_BYTES} bytes")]
+    TooLong,
+    /// A line that is no message.
+    #[error("a line is no message that is known here: {source}")]
+    Malformed {
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads lines.
+pub struct LineReader<R> {
+    input: R,
+    line: Vec<u8>,
+}
+
+impl<R: AsyncBufRead + Unpin> LineReader<R> {
+    /// Reads from this.
+    pub fn new(input: R) -> Self {
+        Self {
+            input,
+            line: Vec::new(),
+        }
+    }
+
+    /// The next message; `None` at the end. Not cancel-safe.
+    ///
+    /// # Errors
+    /// After [`LineError::Malformed`] the next line can still be read.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LineError> {
+        self.line.clear();
+        self.line.shrink_to(KEPT_BYTES);
+        loop {
+            let available = self.input.fill_buf().await;
+            let available = available.map_err(|source| LineError::Stream { source })?;
+            let end = available.iter().position(|byte| *byte == b'\n');
+            let part = end.unwrap_or(available.len());
+            if self.line.len() + part > MAX_LINE_BYTES {
+                return Err(LineError::TooLong);
+            }
+            self.line.extend_from_slice(&available[..part]);
+            let finished = available.is_empty();
+            self.input.consume(end.map_or(part, |at| at + 1));
+            if finished && self.line.is_empty() {
+                return Ok(None);
+            }
+            if end.is_some() || finished {
+                let message = serde_json::from_slice(&self.line);
+                return message.map_err(|source| LineError::Malformed { source });
+            }
+        }
+    }
+}
+
+/// Writes one message as a line.
+///
+/// # Errors
+/// When it is too long for the peer or the stream broke.
+pub async fn send<W, T>(output: &mut W, message: &T) -> Result<(), LineError>
+where
+    W: AsyncWrite + Unpin,
+    T: Serialize,
+{
+    let mut line = serde_json::to_vec(message).map_err(|source| LineError::Malformed { source })?;
+    if line.len() > MAX_LINE_BYTES {
+        return Err(LineError::TooLong);
+    }
+    line.push(b'\n');
+    let broken = |source| LineError::Stream { source };
+    output.write_all(&line).await.map_err(broken)?;
+    output.flush().await.map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::BufReader;
+
+    #[tokio::test]
+    async fn lines_split_anywhere_read_the_same() {
+        let text = b"\"one\"\nnonsense\n\"two\"";
+        for capacity in 1..text.len() {
+            let mut lines = LineReader::new(BufReader::with_capacity(capacity, &text[..]));
+            assert_eq!(lines.next().await.unwrap(), Some("one".to_owned()));
+            let odd = lines.next::<String>().await;
+            assert!(matches!(odd, Err(LineError::Malformed { .. })));
+            assert_eq!(lines.next().await.unwrap(), Some("two".to_owned()));
+            assert_eq!(lines.next::<String>().await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_refused_at_the_bound() {
+        let endless = BufReader::new(tokio::io::repeat(b'x'));
+        let read = LineReader::new(endless).next::<String>().await;
+        assert!(matches!(read, Err(LineError::TooLong)));
+    }
+}

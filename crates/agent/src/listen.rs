@@ -1,0 +1,453 @@
+//! Local addresses at which programs of this machine reach services of the hub.
+//!
+//! The plan names them; they come up before the hub is reached, from the plan on disk. An address
+//! that is not the machine's is added to `lo`, and taken away again when the plan ends: what was
+//! added is written down first. A connection whose stream breaks is reset at once, so that its
+//! program tries anew instead of waiting for an answer that is lost.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farplane_tunnel::{Class, OpenHeader, splice_tcp};
+use farplane_types::wire::service;
+use farplane_types::{HostPlanSpec, Listener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::process::Command;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::status::Board;
+use crate::tunnel::Tunnels;
+use crate::{doctor, files};
+
+/// How long a connection waits for a session to the hub.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at whether an address is still there.
+const LOOK: Duration = Duration::from_secs(10);
+/// Between two tries to listen.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest run of `ip`.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections of one listener at a time; more are reset.
+const MAX_CONNECTIONS: usize = 512;
+/// Services that are not for local programs: they speak for the host itself.
+const OWN_SERVICES: &[&str] = &[service::PLAN, service::RENEW, service::REPO];
+
+/// Why a listener is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The plan's words make no listener.
+    #[error("{address} is not an address to listen at")]
+    Address {
+        /// What the plan says.
+        address: String,
+    },
+    /// Local programs would act as the host.
+    #[error("service {service:?} is not for local programs")]
+    Service {
+        /// The service.
+        service: String,
+    },
+    /// What was added could not be written down or read.
+    #[error("failed to use {path}: {source}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `ip` failed.
+    #[error("failed to {action} address {address} on lo: {reason}; is iproute2 installed?")]
+    Interface {
+        /// `add` or `delete`.
+        action: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// What it said.
+        reason: String,
+    },
+    /// The port is taken.
+    #[error("failed to listen at {address}: {source}; `ss -ltnp` shows who does")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Listeners of the plan.
+pub struct Listeners {
+    /// The plan in force.
+    pub plan: watch::Receiver<Option<Arc<HostPlanSpec>>>,
+    /// The sessions.
+    pub tunnels: Arc<Tunnels>,
+    /// Where to say how it goes.
+    pub board: Arc<Board>,
+    /// The agent's directory.
+    pub agent_dir: PathBuf,
+}
+
+/// One listener with its plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wish {
+    address: SocketAddr,
+    service: String,
+    plane: String,
+}
+
+fn wish(listener: &Listener, plane: &str) -> Result<Wish, ListenError> {
+    let address = listener.address.parse::<IpAddr>().ok();
+    let address = address.filter(|it| !it.is_unspecified() && !it.is_multicast());
+    let address = address.ok_or_else(|| ListenError::Address {
+        address: listener.address.clone(),
+    })?;
+    if OWN_SERVICES.contains(&listener.service.as_str()) {
+        return Err(ListenError::Service {
+            service: listener.service.clone(),
+        });
+    }
+    Ok(Wish {
+        address: SocketAddr::new(address, listener.port),
+        service: listener.service.clone(),
+        plane: plane.to_owned(),
+    })
+}
+
+fn wishes(plan: Option<&HostPlanSpec>) -> (Vec<Wish>, Vec<ListenError>) {
+    let mut wanted = Vec::new();
+    let mut wrong = Vec::new();
+    if let Some(plan) = plan {
+        for listener in &plan.listeners {
+            match wish(listener, &plan.plane.uid) {
+                Ok(wish) => wanted.push(wish),
+                Err(error) => wrong.push(error),
+            }
+        }
+    }
+    (wanted, wrong)
+}
+
+impl Listeners {
+    /// Follows the plan for ever. When dropped, everything stops listening; addresses stay, as
+    /// the plan is still in force.
+    pub async fn run(mut self) {
+        let mut current = Vec::new();
+        let mut serving = JoinSet::new();
+        loop {
+            let plan = self.plan.borrow_and_update().clone();
+            let (wanted, wrong) = wishes(plan.as_deref());
+            for error in wrong {
+                tracing::error!(%error, "listener of the plan refused");
+            }
+            if wanted != current || serving.is_empty() {
+                serving.shutdown().await;
+                for wish in &wanted {
+                    let (tunnels, board) = (self.tunnels.clone(), self.board.clone());
+                    let one = serve(wish.clone(), tunnels, board, self.agent_dir.clone());
+                    serving.spawn(one);
+                }
+                current = wanted;
+            }
+            let keep: BTreeSet<IpAddr> = current.iter().map(|wish| wish.address.ip()).collect();
+            let tidied = remove_addresses(&self.agent_dir, &keep).await;
+            let failed = tidied.is_err();
+            if let Err(error) = &tidied {
+                tracing::warn!(%error, "address not taken away, trying again");
+            }
+            self.board
+                .problem("addresses", tidied.err().map(|error| error.to_string()));
+            tokio::select! {
+                changed = self.plan.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = sleep(RETRY), if failed => {}
+            }
+        }
+    }
+}
+
+/// Keeps one listener there.
+async fn serve(wish: Wish, tunnels: Arc<Tunnels>, board: Arc<Board>, agent_dir: PathBuf) {
+    let subject = format!("listener {}", wish.address);
+    // Ends every connection when this future is dropped.
+    let open = CancellationToken::new();
+    let _end = open.clone().drop_guard();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let listener = match listen(&wish, &agent_dir).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(%error, "listener of the plan is not there, trying again");
+                board.problem(&subject, Some(error.to_string()));
+                sleep(RETRY).await;
+                continue;
+            }
+        };
+        board.problem(&subject, None);
+        tracing::info!(address = %wish.address, service = wish.service, "listening");
+        let watching = still_there(wish.address.ip());
+        tokio::pin!(watching);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut watching => break,
+            };
+            let Ok((socket, _)) = accepted else {
+                // Out of files: give those that hold them time to end.
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                reset(socket);
+                continue;
+            };
+            let (wish, tunnels, open) = (wish.clone(), tunnels.clone(), open.clone());
+            tokio::spawn(async move {
+                connection(&wish, &tunnels, socket, &open).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn connection(wish: &Wish, tunnels: &Tunnels, socket: TcpStream, open: &CancellationToken) {
+    // Works without; only latency suffers.
+    _ = socket.set_nodelay(true);
+    let mut header = OpenHeader::new(Class::Interactive, &wish.service);
+    header.plane = Some(wish.plane.clone());
+    let stream = tokio::select! {
+        stream = tunnels.open(header, PATIENCE) => stream,
+        () = open.cancelled() => return reset(socket),
+    };
+    match stream {
+        Ok(stream) => tokio::select! {
+            _ = splice_tcp(stream, socket, None) => {}
+            () = open.cancelled() => {}
+        },
+        Err(error) => {
+            tracing::debug!(service = wish.service, %error, "local connection reset");
+            reset(socket);
+        }
+    }
+}
+
+/// Ends with RST: whoever waits for an answer shall not take it for an end.
+fn reset(socket: TcpStream) {
+    _ = socket.set_zero_linger();
+}
+
+async fn listen(wish: &Wish, agent_dir: &Path) -> Result<TcpListener, ListenError> {
+    let address = wish.address;
+    if !is_local(address.ip()) {
+        let path = agent_dir.join(RECORD);
+        let mut record = read_record(&path)?;
+        record.insert(address.ip());
+        write_record(&path, &record)?;
+        change("add", address.ip()).await?;
+    }
+    let bound = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    bound
+        .and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(1024)
+        })
+        .map_err(|source| ListenError::Listen { address, source })
+}
+
+/// Waits until the address is not the machine's any more.
+async fn still_there(address: IpAddr) {
+    loop {
+        sleep(LOOK).await;
+        if !is_local(address) {
+            return;
+        }
+    }
+}
+
+/// Whether the machine has this address. Everything below 127.0.0.0/8 is always there.
+fn is_local(address: IpAddr) -> bool {
+    let mut all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    address.is_loopback()
+        || all.any(|interface| {
+            let found = interface.address;
+            let v4 = found.as_ref().and_then(|it| it.as_sockaddr_in());
+            let v6 = found.as_ref().and_then(|it| it.as_sockaddr_in6());
+            let v4 = v4.map(|it| IpAddr::V4(it.ip()));
+            v4.or_else(|| v6.map(|it| IpAddr::V6(it.ip()))) == Some(address)
+        })
+}
+
+/// Addresses that agents added to `lo`.
+const RECORD: &str = "addresses.json";
+
+fn read_record(path: &Path) -> Result<BTreeSet<IpAddr>, ListenError> {
+    let failed = |source| ListenError::Record {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = files::read(path).map_err(failed)?;
+    let record = bytes
+        .map(|bytes| serde_json::from_slice(&bytes))
+        .transpose();
+    Ok(record
+        .map_err(io::Error::other)
+        .map_err(failed)?
+        .unwrap_or_default())
+}
+
+fn write_record(path: &Path, record: &BTreeSet<IpAddr>) -> Result<(), ListenError> {
+    let bytes = serde_json::to_vec(record).map_err(io::Error::other);
+    let written = match bytes {
+        Ok(bytes) if !record.is_empty() => files::write_private(path, &bytes),
+        Ok(_) => files::remove(path),
+        Err(error) => Err(error),
+    };
+    written.map_err(|source| ListenError::Record {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Takes away every address that agents added, but those to keep.
+///
+/// # Errors
+/// When one stays.
+pub async fn remove_addresses(
+    agent_dir: &Path,
+    keep: &BTreeSet<IpAddr>,
+) -> Result<(), ListenError> {
+    let path = agent_dir.join(RECORD);
+    let mut record = read_record(&path)?;
+    let gone: Vec<IpAddr> = record.difference(keep).copied().collect();
+    for address in gone {
+        if is_local(address) {
+            change("delete", address).await?;
+        }
+        record.remove(&address);
+        write_record(&path, &record)?;
+    }
+    Ok(())
+}
+
+async fn change(action: &'static str, address: IpAddr) -> Result<(), ListenError> {
+    let failed = |reason: String| ListenError::Interface {
+        action,
+        address,
+        reason,
+    };
+    let program = doctor::program("ip").ok_or_else(|| failed("there is no ip".to_owned()))?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let mut command = Command::new(program);
+    command
+        .args(["address", action, &format!("{address}/{bits}"), "dev", "lo"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(COMMAND_DEADLINE, command.output()).await;
+    let output = output
+        .map_err(|_| failed("it does not end".to_owned()))?
+        .map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() || (action == "add" && said.contains("File exists")) {
+        return Ok(());
+    }
+    Err(failed(said.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farplane_types::PlaneReference;
+    use tokio::io::AsyncReadExt as _;
+
+    fn plan(address: &str, port: u16, service: &str) -> HostPlanSpec {
+        HostPlanSpec {
+            plane: PlaneReference {
+                kind: "KubernetesCluster".into(),
+                name: "c".into(),
+                uid: "p1".into(),
+            },
+            listeners: vec![Listener {
+                address: address.into(),
+                port,
+                service: service.into(),
+            }],
+            reachable: Vec::new(),
+            units: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn wishes_name_address_service_and_plane() {
+        let (wanted, wrong) = wishes(Some(&plan("198.18.0.1", 6443, "api")));
+        assert!(wrong.is_empty());
+        assert_eq!(wanted[0].address, "198.18.0.1:6443".parse().unwrap());
+        assert_eq!(
+            (wanted[0].service.as_str(), wanted[0].plane.as_str()),
+            ("api", "p1")
+        );
+        assert_eq!(wishes(None).0, []);
+    }
+
+    #[test]
+    fn local_programs_never_speak_for_the_host() {
+        for service in ["plan", "renew", "repo"] {
+            let (wanted, wrong) = wishes(Some(&plan("198.18.0.1", 1, service)));
+            assert_eq!((wanted.len(), wrong.len()), (0, 1), "{service}");
+        }
+        for address in ["0.0.0.0", "::", "224.0.0.1", "localhost", ""] {
+            assert_eq!(
+                wishes(Some(&plan(address, 1, "api"))).1.len(),
+                1,
+                "{address}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_hub_connections_are_reset_and_never_hang() {
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let plan = plan("127.0.0.1", address.port(), "api");
+        let (sender, receiver) = watch::channel(Some(Arc::new(plan)));
+        let listeners = Listeners {
+            plan: receiver,
+            tunnels: Arc::default(),
+            board: Arc::new(Board::new("hub:1")),
+            agent_dir: folder.path().to_owned(),
+        };
+        let task = tokio::spawn(listeners.run());
+        let mut socket = loop {
+            match TcpStream::connect(address).await {
+                Ok(socket) => break socket,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let error = socket.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        sender.send_replace(None);
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+    }
+
+    #[test]
+    fn addresses_of_the_machine_are_known() {
+        assert!(is_local([127, 0, 0, 1].into()));
+        assert!(!is_local([192, 0, 2, 77].into()));
+    }
+}

@@ -1,0 +1,165 @@
+//! The agent as a service of systemd.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::files;
+
+/// Name of the unit.
+pub const UNIT: &str = "farplane-agent.service";
+const UNIT_PATH: &str = "/etc/systemd/system/farplane-agent.service";
+
+/// Why the service is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The program does not know where it is.
+    #[error("failed to find this program's own file")]
+    Program {
+        /// Why.
+        source: io::Error,
+    },
+    /// The unit file.
+    #[error("failed to write {UNIT_PATH}")]
+    Unit {
+        /// Why.
+        source: io::Error,
+    },
+    /// systemctl could not be run.
+    #[error("failed to run systemctl")]
+    Run {
+        /// Why.
+        source: io::Error,
+    },
+    /// systemctl failed.
+    #[error("`systemctl {command}` failed: {reason}; `journalctl -u {UNIT}` may tell more")]
+    Systemctl {
+        /// Arguments.
+        command: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Text of the unit.
+///
+/// What the plan runs must outlive the agent, so only its own process is ended, and the
+/// service's limits are those that containers need.
+pub fn unit(program: &Path, config: &Path) -> String {
+    let quote = |path: &Path| {
+        let text = path
+            .to_string_lossy()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
+        format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
+    };
+    format!(
+        "[Unit]
+Description=Farplane agent
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart={} run --config {}
+Restart=on-failure
+RestartSec=1
+RestartPreventExitStatus=2
+KillMode=process
+Delegate=yes
+LimitNOFILE=1048576
+LimitNPROC=infinity
+TasksMax=infinity
+OOMScoreAdjust=-500
+
+[Install]
+WantedBy=multi-user.target
+",
+        quote(program),
+        quote(config)
+    )
+}
+
+/// Writes the unit, enables and (re)starts it.
+///
+/// # Errors
+/// When systemd does not take it.
+pub fn install(config: &Path) -> Result<(), ServiceError> {
+    let program = std::env::current_exe().map_err(|source| ServiceError::Program { source })?;
+    std::fs::write(UNIT_PATH, unit(&program, config))
+        .map_err(|source| ServiceError::Unit { source })?;
+    systemctl(&["daemon-reload"])?;
+    systemctl(&["enable", UNIT])?;
+    systemctl(&["restart", UNIT])
+}
+
+/// Ends the service where there is one.
+///
+/// # Errors
+/// When it does not end.
+pub fn stop() -> Result<(), ServiceError> {
+    if !Path::new(UNIT_PATH).exists() {
+        return Ok(());
+    }
+    systemctl(&["stop", UNIT])
+}
+
+/// Keeps the service from being started again; it may be the caller itself.
+///
+/// # Errors
+/// When systemd does not take it.
+pub fn disable() -> Result<(), ServiceError> {
+    if !crate::facts::has_systemd() || !Path::new(UNIT_PATH).exists() {
+        return Ok(());
+    }
+    systemctl(&["disable", UNIT])
+}
+
+/// Removes the unit.
+///
+/// # Errors
+/// When its file stays or systemd does not take it.
+pub fn remove() -> Result<(), ServiceError> {
+    let path = PathBuf::from(UNIT_PATH);
+    if !path.exists() {
+        return Ok(());
+    }
+    disable()?;
+    files::remove(&path).map_err(|source| ServiceError::Unit { source })?;
+    systemctl(&["daemon-reload"])
+}
+
+fn systemctl(arguments: &[&str]) -> Result<(), ServiceError> {
+    let output = Command::new("systemctl")
+        .arg("--quiet")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ServiceError::Run { source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(ServiceError::Systemctl {
+        command: arguments.join(" "),
+        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_leaves_the_plans_processes_alone() {
+        let text = unit(
+            Path::new("/opt/a b/farplane-agent"),
+            Path::new("/etc/farplane/agent.yaml"),
+        );
+        let start =
+            "ExecStart=\"/opt/a b/farplane-agent\" run --config \"/etc/farplane/agent.yaml\"";
+        assert!(text.contains(start), "{text}");
+        assert!(text.contains("KillMode=process"));
+        assert!(text.contains("Restart=on-failure"));
+        let odd = unit(Path::new("/a\"$%"), Path::new("/b"));
+        assert!(odd.contains(r#""/a\"$$%%""#), "{odd}");
+    }
+}

@@ -1,0 +1,567 @@
+//! Keeps one session of each class to the hub, and finds a session for a stream.
+//!
+//! ```text
+//!   dial ──▶ connected ──▶ closed ──▶ pause ──▶ dial
+//!               │ the hub drains ─────────────▶ dial, the old one ends by itself
+//!               │ new certificate: drain, streams end or time is up ──▶ dial, old one closed
+//! ```
+//!
+//! Only the [`Keeper`] of a class dials it, so two sessions of a class never fight for their
+//! place at a gateway, which keeps the newest only. Classes change to a new certificate one after
+//! the other: meanwhile new streams use the other class, in both directions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farplane_tunnel::dial::{Dial, DialError};
+use farplane_tunnel::proxy::ProxyError;
+use farplane_tunnel::{
+    Class, CloseReason, Config, Hello, Incoming, OpenError, OpenHeader, RefusalCode, Session,
+    SessionError, TunnelStream,
+};
+use jiff::Timestamp;
+use rustls_pki_types::ServerName;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::address::{self, HubAddress};
+use crate::identity::{Identity, IdentityError};
+use crate::serve::{self, World};
+use crate::state::Epoch;
+use crate::status::{Board, TunnelStatus};
+
+/// Longest time for a dial, everything included.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause before the first retry; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause: a hub that is back has its hosts back soon after.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// A session that lived longer was a good one.
+const GOOD_LIFE: Duration = Duration::from_secs(10);
+/// How long streams may go on before a session with an old certificate is given up.
+const SWITCH_GRACE: Duration = Duration::from_secs(600);
+/// How long streams may go on when the agent stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Between two looks at a session that empties.
+const LOOK: Duration = Duration::from_millis(100);
+/// What a gateway says when another session of this host and class took the place.
+const REPLACED: &str = "replaced by a newer session";
+
+/// Why a dial came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the proxy cannot be used: {0}")]
+    Proxy(#[from] ProxyError),
+    #[error("{name:?} is not a server name")]
+    Name { name: String },
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// Why no stream was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum NoStream {
+    /// No session in time.
+    #[error("no connection to the hub")]
+    NotConnected,
+    /// The hub refused, or the session broke.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+#[derive(Clone, Default)]
+struct Slot {
+    /// Which of the sessions of its class; grows.
+    number: u64,
+    session: Option<Session>,
+    /// It shall empty itself: prefer the other class.
+    retiring: bool,
+}
+
+/// The sessions right now.
+#[derive(Default)]
+pub struct Tunnels {
+    interactive: watch::Sender<Slot>,
+    bulk: watch::Sender<Slot>,
+}
+
+impl Tunnels {
+    fn slot(&self, class: Class) -> &watch::Sender<Slot> {
+        match class {
+            Class::Interactive => &self.interactive,
+            Class::Bulk => &self.bulk,
+        }
+    }
+
+    /// A live session: of this class, else of the other one, else one that is on its way out.
+    pub fn pick(&self, class: Class) -> Option<Session> {
+        let other = match class {
+            Class::Interactive => Class::Bulk,
+            Class::Bulk => Class::Interactive,
+        };
+        let slots = [class, other].map(|class| self.slot(class).borrow().clone());
+        let live = |slot: &&Slot| slot.session.as_ref().is_some_and(|it| !it.is_closed());
+        let fresh = |slot: &&Slot| {
+            let draining = slot
+                .session
+                .as_ref()
+                .is_some_and(|it| *it.draining().borrow());
+            !slot.retiring && !draining
+        };
+        let live: Vec<&Slot> = slots.iter().filter(live).collect();
+        let best = live.iter().find(|slot| fresh(slot)).or(live.first());
+        best.and_then(|slot| slot.session.clone())
+    }
+
+    /// Waits for a session of this class; answers its number too.
+    pub async fn session(&self, class: Class) -> (u64, Session) {
+        let mut slot = self.slot(class).subscribe();
+        loop {
+            let Slot {
+                number, session, ..
+            } = slot.borrow_and_update().clone();
+            if let Some(session) = session.filter(|it| !it.is_closed()) {
+                return (number, session);
+            }
+            if slot.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the session of this number is not that of its class any more.
+    pub async fn replaced(&self, class: Class, number: u64) {
+        let mut slot = self.slot(class).subscribe();
+        loop {
+            if slot.borrow_and_update().number != number {
+                return;
+            }
+            if slot.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Opens a stream on a session of the header's class if there is one. Waits for a session
+    /// for at most `patience`, and tries another one when one breaks within that time.
+    ///
+    /// # Errors
+    /// When there was no session in time, or the hub refused.
+    pub async fn open(
+        &self,
+        header: OpenHeader,
+        patience: Duration,
+    ) -> Result<TunnelStream, NoStream> {
+        let end = Instant::now() + patience;
+        let mut last = NoStream::NotConnected;
+        let (mut one, mut other) = (self.interactive.subscribe(), self.bulk.subscribe());
+        loop {
+            _ = (one.borrow_and_update(), other.borrow_and_update());
+            if let Some(session) = self.pick(header.class) {
+                match session.open(header.clone()).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) if is_final(&error) => return Err(error.into()),
+                    Err(error) => last = error.into(),
+                }
+            }
+            let next = async {
+                tokio::select! {
+                    _ = one.changed() => {}
+                    _ = other.changed() => {}
+                    () = sleep(LOOK) => {}
+                }
+            };
+            if Instant::now() >= end || tokio::time::timeout_at(end, next).await.is_err() {
+                return Err(last);
+            }
+        }
+    }
+
+    fn put(&self, class: Class, session: Session) -> Option<Session> {
+        let mut old = None;
+        self.slot(class).send_modify(|slot| {
+            slot.number += 1;
+            slot.retiring = false;
+            old = slot.session.replace(session);
+        });
+        old
+    }
+
+    fn retire(&self, class: Class) {
+        self.slot(class).send_modify(|slot| slot.retiring = true);
+    }
+
+    fn clear(&self, class: Class) {
+        self.slot(class).send_modify(|slot| {
+            slot.number += 1;
+            slot.session = None;
+        });
+    }
+}
+
+/// Whether another session would say the same.
+fn is_final(error: &OpenError) -> bool {
+    match error {
+        OpenError::Refused { code, .. } => {
+            !matches!(code, RefusalCode::Draining | RefusalCode::Busy)
+        }
+        OpenError::Header { .. } | OpenError::Reply { .. } | OpenError::Timeout { .. } => true,
+        OpenError::Closed { .. }
+        | OpenError::Draining
+        | OpenError::Busy
+        | OpenError::Stream { .. } => false,
+    }
+}
+
+/// Pause after so many failures in a row; `spread` from 0 to 1 keeps hosts from dialling
+/// together.
+fn pause(failures: u32, spread: f64) -> Duration {
+    let factor = 1u32
+        .checked_shl(failures.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    let longest = FIRST_PAUSE.saturating_mul(factor.max(1)).min(MAX_PAUSE);
+    longest.mul_f64(0.5 + spread.clamp(0.0, 1.0) / 2.0)
+}
+
+/// Bounds of a session: a host has few streams and little memory to spare.
+fn session_config() -> Config {
+    Config {
+        connection_window: 8 * 1024 * 1024,
+        max_buffered: 16 * 1024 * 1024,
+        ..Config::default()
+    }
+}
+
+/// What keepers share.
+#[derive(Clone)]
+pub struct Common {
+    /// The hub.
+    pub hub: HubAddress,
+    /// Proxy of the configuration.
+    pub proxy: Option<String>,
+    /// Who we are; a new certificate is a change.
+    pub identity: watch::Receiver<Arc<Identity>>,
+    /// Count of dials.
+    pub epoch: Arc<Epoch>,
+    /// What incoming streams are checked against.
+    pub world: World,
+    /// Where to say how it goes.
+    pub board: Arc<Board>,
+    /// The sessions.
+    pub tunnels: Arc<Tunnels>,
+    /// Held by the class that changes to a new certificate.
+    pub turn: Arc<Mutex<()>>,
+    /// The agent stops.
+    pub shutdown: CancellationToken,
+}
+
+/// Keeps the session of one class.
+pub struct Keeper {
+    class: Class,
+    common: Common,
+    failures: u32,
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+enum End {
+    Closed(CloseReason),
+    Draining,
+    Renewed,
+    Shutdown,
+}
+
+impl Keeper {
+    /// A keeper that is not running yet.
+    pub fn new(class: Class, common: Common) -> Self {
+        Self {
+            class,
+            common,
+            failures: 0,
+            turn: None,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.class {
+            Class::Interactive => "interactive",
+            Class::Bulk => "bulk",
+        }
+    }
+
+    /// Runs until shutdown; then the session is drained and closed.
+    pub async fn run(mut self) {
+        let shutdown = self.common.shutdown.clone();
+        loop {
+            let identity = self.common.identity.borrow_and_update().clone();
+            let connected = tokio::select! {
+                connected = self.connect(&identity) => connected,
+                () = shutdown.cancelled() => return,
+            };
+            match connected {
+                Ok((session, incoming)) => {
+                    self.connected(&session, incoming);
+                    if !self.attend(session).await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.failures = self.failures.saturating_add(1);
+                    self.failed(&identity, &error);
+                }
+            }
+            self.turn = None;
+            if self.failures > 0 {
+                tokio::select! {
+                    () = sleep(pause(self.failures, rand::random())) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, identity: &Identity) -> Result<(Session, Incoming), ConnectError> {
+        let name = identity.server_name.clone();
+        let dial = Dial {
+            host: self.common.hub.host.clone(),
+            port: self.common.hub.port,
+            proxy: address::proxy(&self.common.hub, self.common.proxy.as_deref())?,
+            tls: identity.tls(farplane_tunnel::ALPN)?,
+            server_name: ServerName::try_from(name.clone())
+                .map_err(|_| ConnectError::Name { name })?,
+            deadline: DIAL_DEADLINE,
+        };
+        let stream = dial.run().await?;
+        let hello = Hello::new(crate::VERSION, self.common.epoch.next(), self.class);
+        Ok(Session::connect(stream, hello, session_config()).await?)
+    }
+
+    fn connected(&mut self, session: &Session, incoming: Incoming) {
+        tokio::spawn(serve::run(incoming, self.common.world.clone()));
+        let old = self.common.tunnels.put(self.class, session.clone());
+        if self.turn.is_some()
+            && let Some(old) = old
+        {
+            old.close("replaced by a session with a newer certificate");
+        }
+        self.turn = None;
+        tracing::info!(
+            class = self.name(),
+            gateway = session.peer().agent_version,
+            "connected"
+        );
+        self.tell("connected", String::new());
+        self.common.board.problem("certificate", None);
+    }
+
+    fn failed(&self, identity: &Identity, error: &ConnectError) {
+        let reason = crate::run::causes(error);
+        let ended = identity
+            .times()
+            .ok()
+            .filter(|it| it.not_after < Timestamp::now());
+        if let Some(times) = ended {
+            let text = format!(
+                "the certificate ended at {} while this machine was off or away; get a new \
+                 command with `farplane host join-command --host` for this host and run it here",
+                times.not_after
+            );
+            self.common.board.problem("certificate", Some(text));
+        }
+        tracing::warn!(
+            class = self.name(),
+            failures = self.failures,
+            certificate_ended = ended.is_some(),
+            reason,
+            "not connected"
+        );
+        self.tell("connecting", reason);
+    }
+
+    fn tell(&self, state: &str, message: String) {
+        let name = self.name().to_owned();
+        self.common.board.change(|status| {
+            let before = status.tunnels.get(&name);
+            let since = before.filter(|it| it.state == state).map(|it| it.since);
+            let tunnel = TunnelStatus {
+                state: state.to_owned(),
+                since: since.unwrap_or_else(Timestamp::now),
+                message,
+            };
+            status.tunnels.insert(name, tunnel);
+        });
+    }
+
+    /// Waits for what ends the session, and ends it. False at shutdown.
+    async fn attend(&mut self, session: Session) -> bool {
+        let since = Instant::now();
+        let end = self.end_of(&session).await;
+        let good = since.elapsed() >= GOOD_LIFE;
+        match end {
+            End::Closed(reason) => {
+                self.common.tunnels.clear(self.class);
+                self.failures = if good {
+                    0
+                } else {
+                    self.failures.saturating_add(1)
+                };
+                if matches!(&reason, CloseReason::Peer(text) if text == REPLACED) {
+                    // Somebody else has this identity; two that fight help nobody.
+                    self.failures = self.failures.max(8);
+                    let text = "another agent connects as this host; was the machine cloned?";
+                    self.common.board.problem("identity", Some(text.to_owned()));
+                }
+                tracing::info!(class = self.name(), %reason, "disconnected");
+                self.tell("connecting", reason.to_string());
+            }
+            End::Draining => {
+                self.failures = 0;
+                self.common.tunnels.retire(self.class);
+                tracing::info!(
+                    class = self.name(),
+                    "the hub drains this session, dialling anew"
+                );
+            }
+            End::Renewed => {
+                self.failures = 0;
+                self.turn = Some(Arc::clone(&self.common.turn).lock_owned().await);
+                self.common.tunnels.retire(self.class);
+                session.drain().await;
+                let shutdown = self.common.shutdown.clone();
+                let stopping = tokio::select! {
+                    () = emptied(&session, self.class, SWITCH_GRACE) => false,
+                    () = shutdown.cancelled() => true,
+                };
+                if stopping {
+                    stop(&session, self.class).await;
+                    return false;
+                }
+            }
+            End::Shutdown => {
+                stop(&session, self.class).await;
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn end_of(&mut self, session: &Session) -> End {
+        let mut draining = session.draining();
+        let renewed = async {
+            if self.common.identity.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            reason = session.closed() => End::Closed(reason),
+            Ok(_) = draining.wait_for(|it| *it) => End::Draining,
+            () = renewed => End::Renewed,
+            () = self.common.shutdown.cancelled() => End::Shutdown,
+        }
+    }
+}
+
+/// Waits until the streams of a session ended, the plan stream apart; not for ever.
+async fn emptied(session: &Session, class: Class, grace: Duration) {
+    let lasting = match class {
+        Class::Interactive => 1,
+        Class::Bulk => 0,
+    };
+    let empty = async {
+        while session.stats().open_streams > lasting && !session.is_closed() {
+            sleep(LOOK).await;
+        }
+    };
+    // What is left after the grace is cut; it would be so without it.
+    _ = timeout(grace, empty).await;
+}
+
+async fn stop(session: &Session, class: Class) {
+    session.drain().await;
+    emptied(session, class, STOP_GRACE).await;
+    session.close("the agent stops");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_begin_short_grow_and_are_capped() {
+        assert!(pause(1, 0.0) >= FIRST_PAUSE / 2 && pause(1, 1.0) <= FIRST_PAUSE);
+        assert!(pause(2, 1.0) > pause(1, 1.0));
+        for failures in [8, 31, 32, 33, u32::MAX] {
+            assert_eq!(pause(failures, 1.0), MAX_PAUSE);
+            assert_eq!(pause(failures, 0.0), MAX_PAUSE / 2);
+        }
+    }
+
+    async fn pair(class: Class) -> ((Session, Incoming), (Session, Incoming)) {
+        let (near, far) = tokio::io::duplex(4096);
+        let hello = || Hello::new("test", 1, class);
+        let (near, far) = tokio::join!(
+            Session::connect(near, hello(), Config::default()),
+            Session::accept(far, hello(), Config::default())
+        );
+        (near.unwrap(), far.unwrap())
+    }
+
+    /// Class of the session that is picked; the far end says it too.
+    fn picked(tunnels: &Tunnels, class: Class) -> Option<Class> {
+        tunnels.pick(class).map(|session| session.peer().class)
+    }
+
+    #[tokio::test]
+    async fn streams_use_their_class_then_the_other_then_what_is_left() {
+        let tunnels = Tunnels::default();
+        assert!(tunnels.pick(Class::Bulk).is_none());
+        let ((one, _a), _b) = pair(Class::Interactive).await;
+        let ((two, _c), _d) = pair(Class::Bulk).await;
+        tunnels.put(Class::Interactive, one.clone());
+        assert!(picked(&tunnels, Class::Bulk) == Some(Class::Interactive));
+        tunnels.put(Class::Bulk, two.clone());
+        assert!(picked(&tunnels, Class::Bulk) == Some(Class::Bulk));
+        tunnels.retire(Class::Bulk);
+        assert!(picked(&tunnels, Class::Bulk) == Some(Class::Interactive));
+        one.close("test");
+        assert!(picked(&tunnels, Class::Interactive) == Some(Class::Bulk));
+        two.close("test");
+        assert!(tunnels.pick(Class::Interactive).is_none());
+    }
+
+    #[tokio::test]
+    async fn an_open_waits_for_a_session_but_not_for_ever() {
+        let tunnels = Arc::new(Tunnels::default());
+        let header = OpenHeader::new(Class::Interactive, "api");
+        let none = tunnels.open(header.clone(), Duration::ZERO).await;
+        assert!(matches!(none, Err(NoStream::NotConnected)));
+        let waiting = tokio::spawn({
+            let tunnels = Arc::clone(&tunnels);
+            async move { tunnels.open(header, Duration::from_secs(60)).await }
+        });
+        let ((session, _a), (_far, mut incoming)) = pair(Class::Bulk).await;
+        tunnels.put(Class::Bulk, session);
+        let _accepted = incoming.next().await.unwrap().accept().await.unwrap();
+        waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_final_and_comes_at_once() {
+        let tunnels = Tunnels::default();
+        let ((session, _a), (_far, mut incoming)) = pair(Class::Interactive).await;
+        tunnels.put(Class::Interactive, session);
+        let header = OpenHeader::new(Class::Interactive, "api");
+        let (opened, ()) = tokio::join!(tunnels.open(header, Duration::from_secs(600)), async {
+            let stream = incoming.next().await.unwrap();
+            stream.refuse(RefusalCode::Forbidden, "no").await;
+        });
+        assert!(matches!(
+            opened,
+            Err(NoStream::Open(OpenError::Refused { .. }))
+        ));
+    }
+}
