@@ -132,7 +132,13 @@ impl Material {
         let certificate = need(&sources.gateway_certificate, "gateway-tls", "tls.crt")?;
         let key = need(&sources.gateway_key, "gateway-tls", "tls.key")?;
 
-        let chain = certificates(certificate, "gateway-tls", "tls.crt")?;
+        let mut chain = certificates(certificate, "gateway-tls", "tls.crt")?;
+        // Who joins knows the hub by the hash of its CA, so it has to be shown.
+        for ca in certificates(hub_ca, "hub-ca", "ca.crt")? {
+            if !chain.contains(&ca) {
+                chain.push(ca);
+            }
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|source| TlsError::Pem {
             object: "gateway-tls",
             key: "tls.key",
