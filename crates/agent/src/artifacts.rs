@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
-use crate::tunnel::Tunnels;
+use crate::sessions::Tunnels;
 use crate::units::ArtifactSource;
 
 /// Longest wait for a session, then for the head of the answer, then for more of the body.

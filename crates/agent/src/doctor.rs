@@ -25,10 +25,11 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 /// What kube-proxy needs of nftables: sets with concatenations, and verdict maps.
 const NFT_TRIAL: &str = "add table ip farplane-trial
 add chain ip farplane-trial c { type nat hook prerouting priority 0 ; }
+add chain ip farplane-trial d { type nat hook postrouting priority 0 ; }
 add set ip farplane-trial s { type ipv4_addr . inet_proto . inet_service ; }
 add map ip farplane-trial m { type ipv4_addr . inet_proto . inet_service : verdict ; }
 add rule ip farplane-trial c ip daddr . meta l4proto . th dport vmap @m
-add rule ip farplane-trial c masquerade
+add rule ip farplane-trial d masquerade
 ";
 
 /// One thing that the machine lacks.

@@ -21,6 +21,7 @@ use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 
 use crate::address;
+use crate::causes;
 use crate::config::Config;
 use crate::identity::{self, Identity, IdentityError};
 use crate::pin::{self, PinError};
@@ -123,19 +124,6 @@ impl EnrolError {
             _ => false,
         }
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn human(one: Timestamp, other: Timestamp) -> String {

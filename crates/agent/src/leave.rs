@@ -12,12 +12,12 @@ use tokio::io::AsyncRead;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::files;
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{self, ListenError};
 use crate::service::{self, ServiceError};
 use crate::state::{Lock, StateError};
 use crate::units::{self, ArtifactSource, Engine, State, Wanted};
-use crate::{facts, files};
 
 /// Longest time for undoing a plan.
 const UNDO_DEADLINE: Duration = Duration::from_secs(300);
@@ -67,9 +67,7 @@ impl ArtifactSource for Nowhere {
 /// # Errors
 /// When something is left; running it again goes on.
 pub async fn leave(config: &Config, config_path: &Path) -> Result<Option<String>, LeaveError> {
-    if facts::has_systemd() {
-        service::stop()?;
-    }
+    service::stop(config_path)?;
     let agent_dir = config.agent_dir();
     let _lock = Lock::take(&agent_dir)?;
     // One that is damaged is to be forgotten all the same.
@@ -77,9 +75,7 @@ pub async fn leave(config: &Config, config_path: &Path) -> Result<Option<String>
     undo(&config.state_dir).await?;
     listen::remove_addresses(&agent_dir, &BTreeSet::new()).await?;
     Identity::forget(&agent_dir)?;
-    if facts::has_systemd() {
-        service::remove()?;
-    }
+    service::remove(config_path)?;
     for path in [
         config_path.to_owned(),
         agent_dir.join("status.json"),

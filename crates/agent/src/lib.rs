@@ -32,6 +32,7 @@ pub mod renew;
 pub mod run;
 pub mod serve;
 pub mod service;
+pub mod sessions;
 pub mod state;
 pub mod status;
 pub mod tunnel;
@@ -39,3 +40,17 @@ pub mod units;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// An error and its causes in one text; a cause whose words are there already is left out.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::sessions::Tunnels;
 use crate::status::Board;
-use crate::tunnel::Tunnels;
 use crate::{doctor, files};
 
 /// How long a connection waits for a session to the hub.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use farplane_agent::config::{Config, DEFAULT_PATH, DEFAULT_STATE_DIR};
 use farplane_agent::identity::Identity;
 use farplane_agent::state::Lock;
-use farplane_agent::{VERSION, doctor, enrol, facts, leave, run, service, status};
+use farplane_agent::{VERSION, causes, doctor, enrol, facts, leave, run, service, status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -79,6 +79,9 @@ struct JoinArguments {
     /// Where state, artifacts and containers are kept.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
+    /// Get the identity only: install no service and start nothing.
+    #[arg(long)]
+    enrol_only: bool,
 }
 
 #[derive(Args)]
@@ -119,7 +122,7 @@ fn main() -> ExitCode {
             _ = writeln!(
                 std::io::stderr(),
                 "farplane-agent: {}",
-                run::causes(error.as_ref())
+                causes(error.as_ref())
             );
             ExitCode::from(if usage { USAGE } else { 1 })
         }
@@ -222,10 +225,8 @@ async fn join(path: &Path, options: &JoinArguments) -> Result<ExitCode> {
     config.proxy.clone_from(&options.proxy);
     config.node_address = options.node_address;
     config.state_dir.clone_from(&options.state_dir);
-    if facts::has_systemd() {
-        // It would hold the lock; what it runs goes on.
-        service::stop()?;
-    }
+    // It would hold the lock; what it runs goes on.
+    service::stop(path)?;
     let agent_dir = config.agent_dir();
     let lock = Lock::take(&agent_dir)?;
     // A repeated join finds its own name again; another name is another request.
@@ -259,6 +260,14 @@ async fn join(path: &Path, options: &JoinArguments) -> Result<ExitCode> {
             finding.what, finding.todo
         ))?;
     }
+    if options.enrol_only {
+        return Ok(ExitCode::SUCCESS);
+    }
+    start(path)
+}
+
+/// Installs the service where there is systemd, else says what is to be run.
+fn start(path: &Path) -> Result<ExitCode> {
     if !facts::has_systemd() {
         return say(format_args!(
             "systemd does not run here; have your service manager run, as root:\n  {} run --config {}\n",

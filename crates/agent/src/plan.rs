@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::lines::{self, LineError, LineReader};
-use crate::tunnel::Tunnels;
+use crate::sessions::Tunnels;
 use crate::units::{Engine, State, Wanted};
 
 /// Shortest time between two reports: units change in bursts.

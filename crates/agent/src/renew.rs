@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::enrol;
 use crate::identity::{self, Identity, IdentityError};
 use crate::lines::{self, LineError, LineReader};
+use crate::sessions::{NoStream, Tunnels};
 use crate::status::Board;
-use crate::tunnel::{NoStream, Tunnels};
 
 /// Longest step of the clock that is waited for at once: it may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ pub struct Renewal {
 impl Renewal {
     /// Renews for ever.
     pub async fn run(self) {
-        let mut made = Instant::now() - SHORTEST_LIFE;
+        let mut made = None;
         loop {
             let now = self.identity.borrow().clone();
             self.until_due(&now, made).await;
@@ -88,7 +88,7 @@ impl Renewal {
                 match self.once().await {
                     Ok(()) => break,
                     Err(error) => {
-                        let reason = crate::run::causes(&error);
+                        let reason = crate::causes(&error);
                         tracing::warn!(reason, "certificate not renewed, trying again");
                         self.board.problem("renewal", Some(reason));
                         sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
@@ -96,20 +96,24 @@ impl Renewal {
                     }
                 }
             }
-            made = Instant::now();
+            made = Some(Instant::now());
             self.board.problem("renewal", None);
         }
     }
 
-    async fn until_due(&self, identity: &Identity, made: Instant) {
+    async fn until_due(&self, identity: &Identity, made: Option<Instant>) {
         // One that cannot be read is of no use; a new one is due.
         let due = identity.times().map(|times| times.due(rand::random()));
         let due = due.unwrap_or(Timestamp::MIN);
-        while Timestamp::now() < due || made.elapsed() < SHORTEST_LIFE {
+        let rest = || {
+            made.map_or(Duration::ZERO, |made| {
+                SHORTEST_LIFE.saturating_sub(made.elapsed())
+            })
+        };
+        while Timestamp::now() < due || !rest().is_zero() {
             let left = due.as_second().saturating_sub(Timestamp::now().as_second());
             let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-            let left = left.max(SHORTEST_LIFE.saturating_sub(made.elapsed()));
-            sleep(left.min(LOOK)).await;
+            sleep(left.max(rest()).min(LOOK)).await;
         }
     }
 

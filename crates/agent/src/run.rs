@@ -19,15 +19,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::Repository;
+use crate::causes;
 use crate::config::{Config, ConfigError};
 use crate::enrol::{self, EnrolError};
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{self, Listeners};
 use crate::renew::Renewal;
 use crate::serve::World;
+use crate::sessions::Tunnels;
 use crate::state::{self, Epoch, Lock, StateError};
 use crate::status::{Board, PlanStatus};
-use crate::tunnel::{Common, Keeper, Tunnels};
+use crate::tunnel::{Common, Keeper};
 use crate::units::{self, Engine, State};
 use crate::{doctor, facts, plan, service};
 
@@ -41,7 +43,7 @@ const AWAY_PAUSE: Duration = Duration::from_secs(10);
 const FACTS_LOOK: Duration = Duration::from_secs(60);
 /// Longest look at the machine.
 const EXAMINE_DEADLINE: Duration = Duration::from_secs(15);
-/// Longest time for ending the sessions.
+/// Longest time for ending the sessions, and then the engine.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the agent ended.
@@ -79,20 +81,6 @@ pub enum Ended {
     Removed,
 }
 
-/// An error and its causes in one text; a cause whose words are there already is left out.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Runs the agent until `shutdown` or the host's removal. Bulk sessions run on `bulk`.
 ///
 /// # Errors
@@ -108,7 +96,7 @@ pub async fn run(
     let board = Arc::new(Board::new(&config.hub.to_string()));
     let tunnels = Arc::new(Tunnels::default());
     let repository = Repository::new(Arc::clone(&tunnels), bulk.clone());
-    let engine = Arc::new(Engine::start(&config.state_dir, Arc::new(repository))?);
+    let engine = Engine::start(&config.state_dir, Arc::new(repository))?;
     let mut parts = JoinSet::new();
     let (writer, place) = (Arc::clone(&board), agent_dir.clone());
     parts.spawn(async move { writer.keep_written(&place).await });
@@ -126,14 +114,14 @@ pub async fn run(
         config,
         board,
         tunnels,
-        engine: Arc::clone(&engine),
         bulk,
         shutdown,
     };
-    let ended = agent.serve(&mut parts).await;
+    let ended = agent.serve(&engine, &mut parts).await;
     parts.shutdown().await;
-    if let Some(engine) = Arc::into_inner(engine) {
-        engine.stop().await;
+    // One that does not stop in time ends as by a kill, which loses nothing.
+    if timeout(STOP_DEADLINE, engine.stop()).await.is_err() {
+        tracing::warn!("work on the plan was cut off, the next agent goes on with it");
     }
     let ended = ended?;
     let phase = match ended {
@@ -157,13 +145,12 @@ struct Agent<'a> {
     config: Config,
     board: Arc<Board>,
     tunnels: Arc<Tunnels>,
-    engine: Arc<Engine>,
     bulk: Handle,
     shutdown: CancellationToken,
 }
 
 impl Agent<'_> {
-    async fn serve(&self, parts: &mut JoinSet<()>) -> Result<Ended, RunError> {
+    async fn serve(&self, engine: &Engine, parts: &mut JoinSet<()>) -> Result<Ended, RunError> {
         let agent_dir = self.config.agent_dir();
         let missing = examine(&self.board).await;
         let look = Look {
@@ -202,7 +189,7 @@ impl Agent<'_> {
             identity,
             epoch: Arc::new(Epoch::load(&agent_dir)),
             world: World {
-                plan: self.engine.plan(),
+                plan: engine.plan(),
                 node,
             },
             board: Arc::clone(&self.board),
@@ -221,7 +208,7 @@ impl Agent<'_> {
         };
         parts.spawn(renewal.run());
         let ended = tokio::select! {
-            () = plan::follow(&self.tunnels, self.engine.as_ref(), &facts) => Ended::Removed,
+            () = plan::follow(&self.tunnels, engine, &facts) => Ended::Removed,
             () = self.shutdown.cancelled() => Ended::Stopped,
         };
         stop.cancel();
@@ -317,7 +304,8 @@ impl Agent<'_> {
         if let Err(error) = listen::remove_addresses(&agent_dir, &Default::default()).await {
             tracing::warn!(%error, "address stays on lo");
         }
-        let disabled = tokio::task::spawn_blocking(service::disable).await;
+        let config = self.config_path.to_owned();
+        let disabled = tokio::task::spawn_blocking(move || service::disable(&config)).await;
         if let Ok(Err(error)) = disabled {
             tracing::warn!(%error, "service stays enabled");
         }

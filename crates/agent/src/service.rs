@@ -1,7 +1,7 @@
 //! The agent as a service of systemd.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::files;
@@ -46,13 +46,6 @@ pub enum ServiceError {
 /// What the plan runs must outlive the agent, so only its own process is ended, and the
 /// service's limits are those that containers need.
 pub fn unit(program: &Path, config: &Path) -> String {
-    let quote = |path: &Path| {
-        let text = path
-            .to_string_lossy()
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"");
-        format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
-    };
     format!(
         "[Unit]
 Description=Farplane agent
@@ -74,9 +67,16 @@ OOMScoreAdjust=-500
 [Install]
 WantedBy=multi-user.target
 ",
-        quote(program),
-        quote(config)
+        quoted(program),
+        quoted(config)
     )
+}
+
+/// A path as one word of a unit.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
 }
 
 /// Writes the unit, enables and (re)starts it.
@@ -92,12 +92,19 @@ pub fn install(config: &Path) -> Result<(), ServiceError> {
     systemctl(&["restart", UNIT])
 }
 
-/// Ends the service where there is one.
+/// Whether the service is that of this configuration: agents with other ones may run beside it.
+fn is_for(config: &Path) -> bool {
+    let text = std::fs::read_to_string(UNIT_PATH).unwrap_or_default();
+    let end = format!(" --config {}", quoted(config));
+    crate::facts::has_systemd() && text.lines().any(|line| line.ends_with(&end))
+}
+
+/// Ends the service of this configuration, where there is one.
 ///
 /// # Errors
 /// When it does not end.
-pub fn stop() -> Result<(), ServiceError> {
-    if !Path::new(UNIT_PATH).exists() {
+pub fn stop(config: &Path) -> Result<(), ServiceError> {
+    if !is_for(config) {
         return Ok(());
     }
     systemctl(&["stop", UNIT])
@@ -107,8 +114,8 @@ pub fn stop() -> Result<(), ServiceError> {
 ///
 /// # Errors
 /// When systemd does not take it.
-pub fn disable() -> Result<(), ServiceError> {
-    if !crate::facts::has_systemd() || !Path::new(UNIT_PATH).exists() {
+pub fn disable(config: &Path) -> Result<(), ServiceError> {
+    if !is_for(config) {
         return Ok(());
     }
     systemctl(&["disable", UNIT])
@@ -118,13 +125,12 @@ pub fn disable() -> Result<(), ServiceError> {
 ///
 /// # Errors
 /// When its file stays or systemd does not take it.
-pub fn remove() -> Result<(), ServiceError> {
-    let path = PathBuf::from(UNIT_PATH);
-    if !path.exists() {
+pub fn remove(config: &Path) -> Result<(), ServiceError> {
+    if !is_for(config) {
         return Ok(());
     }
-    disable()?;
-    files::remove(&path).map_err(|source| ServiceError::Unit { source })?;
+    disable(config)?;
+    files::remove(Path::new(UNIT_PATH)).map_err(|source| ServiceError::Unit { source })?;
     systemctl(&["daemon-reload"])
 }
 
