@@ -112,13 +112,16 @@ pub struct Keeper {
     class: Class,
     common: Common,
     failures: u32,
+    /// Kept from the old session's end until the new one has its place: without it the other
+    /// class would begin to change while this one has no session.
     turn: Option<OwnedMutexGuard<()>>,
 }
 
 enum End {
     Closed(CloseReason),
     Draining,
-    Renewed,
+    /// A new certificate is there, and it is this class's turn.
+    Renewed(OwnedMutexGuard<()>),
     Shutdown,
 }
 
@@ -161,7 +164,6 @@ impl Keeper {
                     self.failed(&identity, &error);
                 }
             }
-            self.turn = None;
             if self.failures > 0 {
                 tokio::select! {
                     () = sleep(pause(self.failures, rand::random())) => {}
@@ -279,9 +281,9 @@ impl Keeper {
                     "the hub drains this session, dialling anew"
                 );
             }
-            End::Renewed => {
+            End::Renewed(turn) => {
                 self.failures = 0;
-                self.turn = Some(Arc::clone(&self.common.turn).lock_owned().await);
+                self.turn = Some(turn);
                 self.common.tunnels.retire(self.class);
                 session.drain().await;
                 let shutdown = self.common.shutdown.clone();
@@ -308,11 +310,12 @@ impl Keeper {
             if self.common.identity.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+            Arc::clone(&self.common.turn).lock_owned().await
         };
         tokio::select! {
             reason = session.closed() => End::Closed(reason),
             Ok(_) = draining.wait_for(|it| *it) => End::Draining,
-            () = renewed => End::Renewed,
+            turn = renewed => End::Renewed(turn),
             () = self.common.shutdown.cancelled() => End::Shutdown,
         }
     }
