@@ -3,7 +3,8 @@
 //! Order: kernel, artifacts, files, containerd, images, kubelet, kube-proxy, flannel. The
 //! kubelet gets its certificate with the bootstrap certificate in the plan; kube-proxy and
 //! flannel call as the kubelet does, so they wait for that certificate. flannel also waits
-//! for the node's Pod range, without which it ends.
+//! for the node's Pod range, without which it ends. Everything up to the images is there
+//! before the API server answers; the kubelet and what follows starts after.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use farplane_pki::{
     renewal_due,
 };
 use farplane_types::{
-    Host, HostPlanSpec, Listener, NetworkProvider, PlaneReference, Readiness, Unit,
+    Host, HostPlan, HostPlanSpec, Listener, NetworkProvider, PlaneReference, Readiness, Unit,
 };
 use kube::ResourceExt as _;
 use serde_json::json;
@@ -27,6 +28,9 @@ use crate::{API_ADDRESS, API_PORT, Choice, World};
 
 /// A host may be away for half of this and still join again by itself.
 const BOOTSTRAP_LIFE: Duration = Duration::days(365);
+
+/// Name of the kubelet's unit.
+const KUBELET: &str = "kubelet";
 
 /// Plan of each chosen host.
 ///
@@ -58,10 +62,12 @@ pub fn host_plan(world: &World, keys: &Keys, host: &Host) -> Result<HostPlanSpec
     units.extend(node.files(keys, bootstrap(world, keys, host)?));
     units.push(node.containerd());
     units.extend(node.images());
-    units.push(node.kubelet());
-    units.push(node.kube_proxy());
-    if network.provider == NetworkProvider::Flannel {
-        units.push(node.flannel());
+    if may_start(world, &node.name) {
+        units.push(node.kubelet());
+        units.push(node.kube_proxy());
+        if network.provider == NetworkProvider::Flannel {
+            units.push(node.flannel());
+        }
     }
     units.push(config::cleanup(
         node.cgroup_version,
@@ -81,6 +87,17 @@ pub fn host_plan(world: &World, keys: &Keys, host: &Host) -> Result<HostPlanSpec
         reachable: vec![network.service_cidr.clone(), network.pod_cidr.clone()],
         units,
     })
+}
+
+/// A kubelet that is refused at its first request pauses for many seconds. So it starts once
+/// the API server has answered and knows the rights of hosts, and then for good.
+fn may_start(world: &World, host: &str) -> bool {
+    let has_kubelet = |plan: &HostPlan| {
+        let mut units = plan.spec.units.iter();
+        units.any(|unit| matches!(unit, Unit::Process { name, .. } if name == KUBELET))
+    };
+    let present = world.plan_of(host).filter(|plan| world.is_ours(plan));
+    crate::status::has_answered(world) || present.is_some_and(has_kubelet)
 }
 
 /// Reference of an image that hosts import.
@@ -322,7 +339,7 @@ impl<'a> Node<'a> {
 
     fn kubelet(&self) -> Unit {
         Unit::Process {
-            name: "kubelet".to_owned(),
+            name: KUBELET.to_owned(),
             command: vec![
                 self.program("kubernetes-node", "kubelet"),
                 format!("--config={}", config::path("kubelet.yaml")),

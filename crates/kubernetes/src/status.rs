@@ -235,6 +235,11 @@ fn phases(world: &World, states: &BTreeMap<&str, State>) -> Vec<PhaseStatus> {
     all
 }
 
+/// True once the API server was ready and the add-ons, with the rights of hosts, applied.
+pub(crate) fn has_answered(world: &World) -> bool {
+    old(world, "ApiServer").is_some_and(|phase| phase.finished_at.is_some())
+}
+
 fn old<'a>(world: &'a World, phase: &str) -> Option<&'a PhaseStatus> {
     let status = world.cluster.status.as_ref()?;
     status.phases.iter().find(|one| one.name == phase)

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{host, names, with_addresses, with_keys, world};
+use common::{answered, host, names, with_addresses, with_keys, world};
 use farplane_kubernetes::{
     Keys, Store, World, addons, choose_hosts, control_plane, host_plans, public_kubeconfig,
     renew_keys, services,
@@ -89,6 +89,7 @@ fn hold(name: &str, objects: &[Value]) {
 }
 
 fn plans(world: &World, keys: &Keys) -> Vec<Value> {
+    let world = &answered(world.clone());
     let plans = host_plans(world, keys, &choose_hosts(world)).unwrap();
     plans
         .values()

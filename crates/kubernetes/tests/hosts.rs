@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{host, names, plan, view, world};
-use farplane_kubernetes::{World, choose_hosts, strays};
+use common::{answered, host, names, plan, view, with_keys, world};
+use farplane_kubernetes::{World, choose_hosts, host_plans, strays};
 use farplane_types::kubernetes_cluster::AllHosts;
-use farplane_types::{Host, HostSelection};
+use farplane_types::{Host, HostSelection, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
@@ -209,4 +209,28 @@ proptest! {
         let second = choose_hosts(&world).hosts;
         prop_assert!(first.hosts.iter().all(|name| second.contains(name)));
     }
+}
+
+#[test]
+fn a_kubelet_starts_once_the_api_server_has_answered_and_stays() {
+    let processes = |world: &World| {
+        let (world, keys) = with_keys(world.clone());
+        let plans = host_plans(&world, &keys, &choose_hosts(&world)).unwrap();
+        let units = plans["a"].units.clone();
+        let names = units.into_iter().filter_map(|unit| match unit {
+            Unit::Process { name, .. } => Some(name),
+            _ => None,
+        });
+        (names.collect::<Vec<_>>(), plans["a"].clone())
+    };
+    let new = asked(vec![host("a", "192.0.2.11")], names(&["a"]));
+    assert_eq!(processes(&new).0, ["containerd"]);
+    let (all, spec) = processes(&answered(new.clone()));
+    assert_eq!(all, ["containerd", "kubelet", "kube-proxy", "flannel"]);
+    // A status that was lost stops nothing.
+    let mut lost = new;
+    let mut present = plan("a", lost.cluster.metadata.uid.as_deref().unwrap());
+    present.spec = spec;
+    lost.plans.push(present);
+    assert_eq!(processes(&lost).0, all);
 }

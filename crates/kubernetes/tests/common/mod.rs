@@ -190,3 +190,12 @@ pub fn view(nodes: &[(&str, &str, &str)], dns_ready: u32) -> View {
         dns_ready: Some(dns_ready),
     }
 }
+
+/// The same cluster, whose API server has answered.
+pub fn answered(mut world: World) -> World {
+    let status = json!({ "phases": [{
+        "name": "ApiServer", "finishedAt": "2026-01-01T00:00:00Z", "milliseconds": 1,
+    }] });
+    world.cluster.status = Some(serde_json::from_value(status).unwrap());
+    world
+}
