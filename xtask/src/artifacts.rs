@@ -42,6 +42,9 @@ pub struct Artifact {
     pub sha256: String,
     /// Bytes of the file.
     pub size: u64,
+    /// Full reference of the image in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// Where it is in the cache.
     #[serde(skip)]
     pub path: PathBuf,
@@ -74,7 +77,11 @@ pub fn build(cache: &Cache, components: &Components, images: &Images) -> Result<
         let version = components
             .get(*name)
             .map_or("local", |component| component.version.as_str());
-        artifacts.push(pack(cache, &format!("image-{name}"), version, &tree)?);
+        let packed = pack(cache, &format!("image-{name}"), version, &tree)?;
+        artifacts.push(Artifact {
+            reference: Some(image.reference.clone()),
+            ..packed
+        });
     }
     artifacts.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(artifacts)
@@ -98,6 +105,7 @@ fn pack(cache: &Cache, name: &str, version: &str, tree: &Tree) -> Result<Artifac
             file: file.clone(),
             sha256,
             size,
+            reference: None,
             path: PathBuf::new(),
         };
         let text = serde_json::to_vec(&artifact).context("encode artifact.json")?;
