@@ -18,7 +18,7 @@ use farplane_types::wire::service;
 use farplane_types::{HostPlanSpec, Listener};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -139,6 +139,7 @@ impl Listeners {
     /// Follows the plan for ever. When dropped, everything stops listening; addresses stay, as
     /// the plan is still in force.
     pub async fn run(mut self) {
+        let record = Arc::new(Mutex::new(self.agent_dir.join(RECORD)));
         let mut current = Vec::new();
         let mut serving = JoinSet::new();
         loop {
@@ -151,13 +152,13 @@ impl Listeners {
                 serving.shutdown().await;
                 for wish in &wanted {
                     let (tunnels, board) = (self.tunnels.clone(), self.board.clone());
-                    let one = serve(wish.clone(), tunnels, board, self.agent_dir.clone());
+                    let one = serve(wish.clone(), tunnels, board, Arc::clone(&record));
                     serving.spawn(one);
                 }
                 current = wanted;
             }
             let keep: BTreeSet<IpAddr> = current.iter().map(|wish| wish.address.ip()).collect();
-            let tidied = remove_addresses(&self.agent_dir, &keep).await;
+            let tidied = remove_recorded(&record, &keep).await;
             let failed = tidied.is_err();
             if let Err(error) = &tidied {
                 tracing::warn!(%error, "address not taken away, trying again");
@@ -175,14 +176,14 @@ impl Listeners {
 }
 
 /// Keeps one listener there.
-async fn serve(wish: Wish, tunnels: Arc<Tunnels>, board: Arc<Board>, agent_dir: PathBuf) {
+async fn serve(wish: Wish, tunnels: Arc<Tunnels>, board: Arc<Board>, record: Arc<RecordFile>) {
     let subject = format!("listener {}", wish.address);
     // Ends every connection when this future is dropped.
     let open = CancellationToken::new();
     let _end = open.clone().drop_guard();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let listener = match listen(&wish, &agent_dir).await {
+        let listener = match listen(&wish, &record).await {
             Ok(listener) => listener,
             Err(error) => {
                 tracing::warn!(%error, "listener of the plan is not there, trying again");
@@ -244,13 +245,13 @@ fn reset(socket: TcpStream) {
     _ = socket.set_zero_linger();
 }
 
-async fn listen(wish: &Wish, agent_dir: &Path) -> Result<TcpListener, ListenError> {
+async fn listen(wish: &Wish, record: &RecordFile) -> Result<TcpListener, ListenError> {
     let address = wish.address;
     if !is_local(address.ip()) {
-        let path = agent_dir.join(RECORD);
-        let mut record = read_record(&path)?;
-        record.insert(address.ip());
-        write_record(&path, &record)?;
+        let path = record.lock().await;
+        let mut added = read_record(&path)?;
+        added.insert(address.ip());
+        write_record(&path, &added)?;
         change("add", address.ip()).await?;
     }
     let bound = match address {
@@ -292,6 +293,10 @@ fn is_local(address: IpAddr) -> bool {
 /// Addresses that agents added to `lo`.
 const RECORD: &str = "addresses.json";
 
+/// The file with them. Locked while it and `lo` are changed: listeners come up while addresses
+/// of the plan before are taken away.
+type RecordFile = Mutex<PathBuf>;
+
 fn read_record(path: &Path) -> Result<BTreeSet<IpAddr>, ListenError> {
     let failed = |source| ListenError::Record {
         path: path.to_owned(),
@@ -328,7 +333,11 @@ pub async fn remove_addresses(
     agent_dir: &Path,
     keep: &BTreeSet<IpAddr>,
 ) -> Result<(), ListenError> {
-    let path = agent_dir.join(RECORD);
+    remove_recorded(&Mutex::new(agent_dir.join(RECORD)), keep).await
+}
+
+async fn remove_recorded(record: &RecordFile, keep: &BTreeSet<IpAddr>) -> Result<(), ListenError> {
+    let path = record.lock().await;
     let mut record = read_record(&path)?;
     let gone: Vec<IpAddr> = record.difference(keep).copied().collect();
     for address in gone {
@@ -366,88 +375,5 @@ async fn change(action: &'static str, address: IpAddr) -> Result<(), ListenError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use farplane_types::PlaneReference;
-    use tokio::io::AsyncReadExt as _;
-
-    fn plan(address: &str, port: u16, service: &str) -> HostPlanSpec {
-        HostPlanSpec {
-            plane: PlaneReference {
-                kind: "KubernetesCluster".into(),
-                name: "c".into(),
-                uid: "p1".into(),
-            },
-            listeners: vec![Listener {
-                address: address.into(),
-                port,
-                service: service.into(),
-            }],
-            reachable: Vec::new(),
-            units: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn wishes_name_address_service_and_plane() {
-        let (wanted, wrong) = wishes(Some(&plan("198.18.0.1", 6443, "api")));
-        assert!(wrong.is_empty());
-        assert_eq!(wanted[0].address, "198.18.0.1:6443".parse().unwrap());
-        assert_eq!(
-            (wanted[0].service.as_str(), wanted[0].plane.as_str()),
-            ("api", "p1")
-        );
-        assert_eq!(wishes(None).0, []);
-    }
-
-    #[test]
-    fn local_programs_never_speak_for_the_host() {
-        for service in ["plan", "renew", "repo"] {
-            let (wanted, wrong) = wishes(Some(&plan("198.18.0.1", 1, service)));
-            assert_eq!((wanted.len(), wrong.len()), (0, 1), "{service}");
-        }
-        for address in ["0.0.0.0", "::", "224.0.0.1", "localhost", ""] {
-            assert_eq!(
-                wishes(Some(&plan(address, 1, "api"))).1.len(),
-                1,
-                "{address}"
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_hub_connections_are_reset_and_never_hang() {
-        let folder = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let plan = plan("127.0.0.1", address.port(), "api");
-        let (sender, receiver) = watch::channel(Some(Arc::new(plan)));
-        let listeners = Listeners {
-            plan: receiver,
-            tunnels: Arc::default(),
-            board: Arc::new(Board::new("hub:1")),
-            agent_dir: folder.path().to_owned(),
-        };
-        let task = tokio::spawn(listeners.run());
-        let mut socket = loop {
-            match TcpStream::connect(address).await {
-                Ok(socket) => break socket,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let error = socket.read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        sender.send_replace(None);
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-        task.abort();
-    }
-
-    #[test]
-    fn addresses_of_the_machine_are_known() {
-        assert!(is_local([127, 0, 0, 1].into()));
-        assert!(!is_local([192, 0, 2, 77].into()));
-    }
-}
+#[path = "listen_tests.rs"]
+mod tests;
