@@ -8,13 +8,13 @@ use farplane_tunnel::{Class, OpenHeader};
 use farplane_types::wire::{IssuedCertificate, RenewRequest, WireError, service};
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::io::BufReader;
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::enrol;
 use crate::identity::{self, Identity, IdentityError};
-use crate::lines::{self, LineError, LineReader};
+use crate::lines::{LineError, LineReader};
 use crate::sessions::{NoStream, Tunnels};
 use crate::status::Board;
 
@@ -142,7 +142,13 @@ impl Renewal {
         let header = OpenHeader::new(Class::Interactive, service::RENEW);
         let stream = self.tunnels.open(header, ANSWER_DEADLINE).await?;
         let (input, mut output) = tokio::io::split(stream);
-        lines::send(&mut output, &RenewRequest { csr }).await?;
+        // The end of the stream ends the line. A hub that has read it does not reset the stream
+        // behind its answer, which might be lost with that.
+        let line = serde_json::to_vec(&RenewRequest { csr });
+        let line = line.map_err(|source| LineError::Malformed { source })?;
+        let broken = |source| LineError::Stream { source };
+        output.write_all(&line).await.map_err(broken)?;
+        output.shutdown().await.map_err(broken)?;
         let mut lines = LineReader::new(BufReader::new(input));
         match lines.next::<Answer>().await? {
             None => Err(RenewError::NoAnswer),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::{
-    Hub, Machine, PLANE, TestGateway, UID, echo_server, leaf, stop, until, until_or,
+    Hub, Machine, PLANE, TestGateway, UID, echo_server, leaf, own, stop, until, until_or,
 };
 use farplane_agent::files::private_directory;
 use farplane_agent::identity::Identity;
@@ -77,18 +77,18 @@ async fn a_host_joins_serves_restarts_and_is_removed_to_nothing() {
     let gateway = hub.gateway(None, NO_ARTIFACTS).await;
     let machine = Machine::new(gateway.address, Some(&hub.token("t1", 10)));
     let file = machine.folder.path().join("file");
-    let _server = echo_server("127.71.0.1").await;
-    gateway.api_server("127.71.0.1");
+    let _server = echo_server(&own(71)).await;
+    gateway.api_server(&own(71));
 
     let agent = machine.start();
-    joined(&hub, &gateway, &machine, &plan(&file, "127.71.0.2")).await;
+    joined(&hub, &gateway, &machine, &plan(&file, &own(81))).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "hello");
     let host = hub.host().unwrap();
     assert_eq!(
         host["status"]["facts"]["agentVersion"],
         farplane_agent::VERSION
     );
-    let mut socket = local("127.71.0.2").await;
+    let mut socket = local(&own(81)).await;
     echoes(&mut socket).await;
     // Half-close passes through both ways.
     socket.shutdown().await.unwrap();
@@ -97,7 +97,7 @@ async fn a_host_joins_serves_restarts_and_is_removed_to_nothing() {
     assert!(file.exists(), "what the plan made outlives the agent");
 
     let agent = machine.start();
-    echoes(&mut local("127.71.0.2").await).await;
+    echoes(&mut local(&own(81)).await).await;
     gateway.removes(&hub);
     let ended = tokio::time::timeout(Duration::from_secs(60), agent.1).await;
     let ended = ended.expect("a removed host ends by itself");
@@ -105,7 +105,7 @@ async fn a_host_joins_serves_restarts_and_is_removed_to_nothing() {
     assert!(!file.exists());
     assert!(Identity::load(&machine.agent_dir()).unwrap().is_none());
     assert_eq!(machine.status().phase, "removed");
-    assert!(TcpStream::connect("127.71.0.2:6443").await.is_err());
+    assert!(TcpStream::connect((own(81), 6443)).await.is_err());
 
     // Started again by a service manager: the spent token is not tried.
     let agent = machine.start();
@@ -127,7 +127,7 @@ async fn the_streams_of_the_hub_are_checked_here_too() {
     let machine = Machine::new(gateway.address, Some(&hub.token("t1", 10)));
     let agent = machine.start();
     let file = machine.folder.path().join("file");
-    joined(&hub, &gateway, &machine, &plan(&file, "127.72.0.2")).await;
+    joined(&hub, &gateway, &machine, &plan(&file, &own(82))).await;
     let session = gateway
         .gateway
         .sessions
@@ -183,25 +183,25 @@ async fn a_cut_resets_local_connections_and_the_agent_comes_back() {
     let address = gateway.address;
     let machine = Machine::new(address, Some(&hub.token("t1", 10)));
     let file = machine.folder.path().join("file");
-    let _server = echo_server("127.73.0.1").await;
-    gateway.api_server("127.73.0.1");
+    let _server = echo_server(&own(73)).await;
+    gateway.api_server(&own(73));
     let agent = machine.start();
-    joined(&hub, &gateway, &machine, &plan(&file, "127.73.0.2")).await;
-    let mut socket = local("127.73.0.2").await;
+    joined(&hub, &gateway, &machine, &plan(&file, &own(83))).await;
+    let mut socket = local(&own(83)).await;
     gateway.kill().await;
     let error = socket.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     // Nobody there: reset after a short wait, never an end of file and never a hang.
-    let mut waiting = TcpStream::connect("127.73.0.2:6443").await.unwrap();
+    let mut waiting = TcpStream::connect((own(83), 6443)).await.unwrap();
     let error = waiting.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert!(file.exists());
 
     let gateway = hub.gateway(Some(address), NO_ARTIFACTS).await;
     gateway.knows(&hub);
-    gateway.plans(&hub, 1, &plan(&file, "127.73.0.2"));
-    gateway.api_server("127.73.0.1");
-    echoes(&mut local("127.73.0.2").await).await;
+    gateway.plans(&hub, 1, &plan(&file, &own(83)));
+    gateway.api_server(&own(73));
+    echoes(&mut local(&own(83)).await).await;
     stop(agent).await;
 }
 
@@ -250,8 +250,8 @@ async fn a_new_certificate_does_not_cut_what_runs() {
     hub.put_host();
     gateway.knows(&hub);
     gateway.plans(&hub, 1, &json!({}));
-    let _server = echo_server("127.74.0.1").await;
-    gateway.api_server("127.74.0.1");
+    let _server = echo_server(&own(74)).await;
+    gateway.api_server(&own(74));
     let folder = tempfile::tempdir().unwrap();
     let (identity, seen) = watch::channel(Arc::new(identity_of(&hub, -12)));
     let shutdown = CancellationToken::new();

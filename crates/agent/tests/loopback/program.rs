@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::support::{Hub, Machine, echo_server, until, until_or};
+use crate::support::{Hub, Machine, echo_server, own, until, until_or};
 
 /// Private memory of an agent with its two sessions, from the product's promises.
 const MAX_PRIVATE_KIB: u64 = 20 * 1024;
@@ -69,7 +69,7 @@ async fn the_program_lives_dies_and_leaves() {
     let gateway = hub.gateway(None, "127.0.0.1:1").await;
     let machine = Machine::new(gateway.address, Some(&hub.token("t1", 10)));
     let file = machine.folder.path().join("file");
-    let _server = echo_server("127.75.0.1").await;
+    let _server = echo_server(&own(75)).await;
     let agent = start(&machine.config);
     until("the host joins", || hub.host().is_some()).await;
     gateway.knows(&hub);

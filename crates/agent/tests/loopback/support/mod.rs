@@ -304,6 +304,13 @@ impl TestGateway {
     }
 }
 
+/// A loopback address of this process: the port of API servers is fixed, and tests run beside
+/// others of their kind.
+pub fn own(block: u8) -> String {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    format!("127.{block}.{high}.{low}")
+}
+
 /// Greets every connection at `ip:6443`, then echoes.
 pub async fn echo_server(ip: &str) -> JoinHandle<()> {
     let listener = TcpListener::bind((ip, 6443)).await.unwrap();
