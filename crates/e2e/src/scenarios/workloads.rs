@@ -15,7 +15,7 @@ fn bring_image(world: &World) -> Result<String> {
     let (reference, file) = world.image("test-server")?;
     let archive = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     for host in ["one", "two"] {
-        let line = "ctr=$(ls /var/lib/farplane/artifacts/*/ctr | head -n1); $ctr -a /run/farplane/containerd.sock -n k8s.io images import -";
+        let line = "ctr=$(ls /var/lib/farplane/artifacts/*/ctr | head -n1); $ctr -a /run/farplane/containerd/containerd.sock -n k8s.io images import -";
         world.on_host(host, line, Some(&archive))?;
     }
     Ok(reference)
