@@ -148,15 +148,6 @@ impl World {
         )
     }
 
-    /// Creates YAML in the main cluster; gives whatever was answered.
-    pub fn create_raw(&self, yaml: &str) -> Result<Output> {
-        self.kubectl_with(
-            &self.kubeconfig(ORG, CLUSTER)?,
-            &["create", "-f", "-"],
-            Some(yaml.as_bytes()),
-        )
-    }
-
     /// `kubectl get ... -o json` on the main cluster.
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let mut all = vec!["get", "-o", "json"];

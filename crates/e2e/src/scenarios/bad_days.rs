@@ -45,10 +45,10 @@ pub fn works_again(world: &World) -> Result<()> {
 /// `kill -9` of the agent: it comes back, Pods are not touched.
 pub fn agent_killed(world: &World) -> Result<()> {
     let before = containers(world)?;
-    let pid = world.on_host("one", "pgrep -o -f 'farplane-agent run'", None)?;
-    world.on_host("one", "kill -9 $(pgrep -f 'farplane-agent run')", None)?;
+    let pid = world.on_host("one", "pgrep -o -x farplane-agent", None)?;
+    world.on_host("one", "kill -9 $(pgrep -o -x farplane-agent)", None)?;
     world.eventually("another agent runs", MINUTE, || {
-        let now = world.on_host("one", "pgrep -o -f 'farplane-agent run'", None)?;
+        let now = world.on_host("one", "pgrep -o -x farplane-agent", None)?;
         ensure!(!now.trim().is_empty() && now != pid, "still {now}");
         Ok(())
     })?;

@@ -11,7 +11,8 @@ use crate::scenarios::security::uid_of;
 use crate::world::{ORG, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const AGENT: &str = "farplane-agent run";
+/// Name of the agent's process.
+const AGENT: &str = "farplane-agent";
 
 fn connected(world: &World, host: &str, wanted: bool) -> Result<()> {
     let object = world.hub_get(&["host.farplane.io", host, "-n", &format!("org-{ORG}")])?;
@@ -37,14 +38,14 @@ pub fn network_cut(world: &World) -> Result<()> {
 /// Another binary of the agent takes the place of the running one.
 pub fn agent_upgraded(world: &World) -> Result<()> {
     let before = containers(world)?;
-    let pid = world.on_host("two", &format!("pgrep -o -f '{AGENT}'"), None)?;
+    let pid = world.on_host("two", &format!("pgrep -o -x {AGENT}"), None)?;
     // Bytes behind the end make it another file with the same behaviour.
     let line = format!(
-        "cd /usr/local/bin && cp farplane-agent new && printf upgraded >> new && mv new farplane-agent && kill -TERM $(pgrep -o -f '{AGENT}')"
+        "cd /usr/local/bin && cp farplane-agent new && printf upgraded >> new && mv new farplane-agent && kill -TERM $(pgrep -o -x {AGENT})"
     );
     world.on_host("two", &line, None)?;
     world.eventually("the new agent runs", MINUTE, || {
-        let line = format!("p=$(pgrep -o -f '{AGENT}') && echo $p && tail -c 8 /proc/$p/exe");
+        let line = format!("p=$(pgrep -o -x {AGENT}) && echo $p && tail -c 8 /proc/$p/exe");
         let now = world.on_host("two", &line, None)?;
         let fresh = now.lines().next() != pid.lines().next();
         ensure!(fresh && now.ends_with("upgraded"), "still {now}");
@@ -106,9 +107,8 @@ pub fn three_replicas(world: &World) -> Result<()> {
 pub fn quota(world: &World) -> Result<()> {
     let org = "modest";
     world.farplane(&["org", "create", org, "--max-clusters", "1"])?;
-    for name in ["fits", "exceeds"] {
-        world.farplane(&["cluster", "create", name, "--org", org])?;
-    }
+    world.farplane(&["cluster", "create", "fits", "--org", org, "--wait"])?;
+    world.farplane(&["cluster", "create", "exceeds", "--org", org])?;
     world.eventually("the cluster beyond the limit says so", MINUTE, || {
         says_in(world, org, "exceeds", "limit")
     })?;
@@ -134,7 +134,7 @@ pub fn host_away_at_deletion(world: &World) -> Result<()> {
     world.farplane(&[
         "cluster", "create", "brief", "--org", ORG, "--hosts", "late", "--wait",
     ])?;
-    let line = format!("pkill -STOP -f '{AGENT}'; pgrep -c kubelet");
+    let line = format!("pkill -STOP -x {AGENT}; pgrep -c kubelet");
     let running = world.on_host("late", &line, None)?;
     ensure!(running.trim() != "0", "no kubelet runs on the host");
     let deleted = world.farplane(&[
@@ -148,7 +148,7 @@ pub fn host_away_at_deletion(world: &World) -> Result<()> {
         "--timeout",
         "180s",
     ]);
-    world.on_host("late", &format!("pkill -CONT -f '{AGENT}'"), None)?;
+    world.on_host("late", &format!("pkill -CONT -x {AGENT}"), None)?;
     deleted.context("delete a cluster whose host is away")?;
     world.eventually("the host cleans itself", MINUTE, || {
         let left = world.on_host("late", "pgrep -l 'kubelet|containerd|flanneld|kube-proxy'; ip -o addr show lo | grep 198.18; true", None)?;
