@@ -1,3 +1,5 @@
+//! Listeners in a network namespace of their own: addresses come and go with the plan.
+
 use super::*;
 use farplane_types::PlaneReference;
 use tokio::io::AsyncReadExt as _;

@@ -1,3 +1,5 @@
+//! What is said to the hub of a plan, and when.
+
 use super::*;
 use crate::units::Report;
 use farplane_types::{HostPlanSpec, PlaneReference};

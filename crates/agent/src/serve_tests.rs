@@ -1,3 +1,5 @@
+//! Streams of the hub that are refused, and why.
+
 use super::*;
 use farplane_tunnel::Class;
 use farplane_types::PlaneReference;
