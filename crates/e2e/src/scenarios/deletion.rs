@@ -42,7 +42,7 @@ pub fn cluster(world: &World) -> Result<()> {
             let line = "ps -eo args | grep -E 'kubelet|kube-proxy|flanneld|containerd' | grep -v grep; \
                         ip -o link | grep -E 'flannel|veth|cni' ; nft list tables | grep -E 'kube-proxy|flannel'; \
                         ip -o addr show lo | grep 198.18; ls -A /var/lib/farplane/containerd /var/lib/farplane/plane 2>/dev/null; \
-                        grep -E ' /var/lib/kubelet/|containerd' /proc/mounts; true";
+                        cut -d' ' -f2 /proc/mounts | grep -E '^/(var/lib/kubelet|var/lib/farplane|run/farplane)/'; true";
             let left = world.on_host(host, line, None)?;
             ensure!(left.trim().is_empty(), "left on {host}: {left}");
             Ok(left)

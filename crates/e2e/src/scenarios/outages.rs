@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::scenarios::bad_days::{containers, works_again};
 use crate::scenarios::hub::{condition, says_in};
 use crate::scenarios::security::uid_of;
+use crate::scenarios::workloads::logs_exec_port_forward;
 use crate::world::{ORG, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -158,4 +159,36 @@ pub fn host_away_at_deletion(world: &World) -> Result<()> {
     world
         .farplane(&["lab", "remove", "late", "--org", ORG, "--yes"])
         .map(drop)
+}
+
+fn gateways(world: &World, replicas: usize) -> Result<()> {
+    let count = format!("--replicas={replicas}");
+    let scale = ["scale", "deployment", "farplane-gateway"];
+    world.hub_kubectl(&[&scale[..], &["-n", "farplane-system", &count]].concat())?;
+    world.eventually("as many gateways are ready", MINUTE, || {
+        let name = ["deployment", "farplane-gateway", "-n", "farplane-system"];
+        let object = world.hub_get(&name)?;
+        let ready = object["status"]["readyReplicas"].as_u64().unwrap_or(0);
+        let all = object["status"]["replicas"].as_u64().unwrap_or(0);
+        let wanted = replicas as u64;
+        ensure!(
+            ready == wanted && all == wanted,
+            "{ready} of {all} are ready"
+        );
+        Ok(())
+    })
+}
+
+/// Of several gateways one holds the host's connection: the others reach it through that one.
+pub fn several_gateways(world: &World) -> Result<()> {
+    gateways(world, 3)?;
+    let worked = (|| {
+        // Each request may go to another gateway.
+        for _ in 0..4 {
+            logs_exec_port_forward(world)?;
+        }
+        Ok(())
+    })();
+    gateways(world, 1)?;
+    worked.and_then(|()| works_again(world))
 }
