@@ -22,6 +22,9 @@ const BINARIES: &[(&str, &str)] = &[
     ("farplane-testing", "farplane-test-server"),
 ];
 
+/// Crates that are part of none of them: a changed scenario rebuilds nothing.
+const OTHERS: &[&str] = &["e2e", "bench"];
+
 /// Builds them, unless this source was built before. Gives the directory that
 /// holds the four files.
 ///
@@ -63,18 +66,31 @@ fn key(root: &Path, debug: bool) -> Result<Key> {
         &progress::output(Command::new("rustc").arg("-vV"))?,
     );
     key.text("profile", profile(debug));
-    for path in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "crates",
-        "charts",
-        "rust-toolchain.toml",
-    ] {
+    for path in ["Cargo.toml", "Cargo.lock", "charts", "rust-toolchain.toml"] {
         if root.join(path).exists() {
             key.path(root, &root.join(path))?;
         }
     }
+    for path in crates(root)? {
+        key.path(root, &path)?;
+    }
     Ok(key.finish())
+}
+
+/// Directories of the crates that may be part of a binary, sorted.
+fn crates(root: &Path) -> Result<Vec<PathBuf>> {
+    let dir = root.join("crates");
+    let mut all = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry
+            .with_context(|| format!("list {}", dir.display()))?
+            .path();
+        if !OTHERS.iter().any(|name| path.ends_with(name)) {
+            all.push(path);
+        }
+    }
+    all.sort();
+    Ok(all)
 }
 
 fn profile(debug: bool) -> &'static str {
