@@ -115,8 +115,7 @@ fn apiserver_container(world: &World) -> Value {
         "imagePullPolicy": "IfNotPresent",
         "command": ["/usr/local/bin/kube-apiserver"],
         "args": apiserver_arguments(world),
-        // Idle planes are most of what a hub holds: memory is dearer there than collecting.
-        "env": [{ "name": "GOGC", "value": "60" }],
+        "env": crate::object::sparing(),
         "ports": [{ "name": "https", "containerPort": API_PORT, "protocol": "TCP" }],
         "securityContext": container_security(),
         "resources": { "requests": { "cpu": "100m", "memory": "256Mi" } },
@@ -220,6 +219,7 @@ fn controller(world: &World, name: &str, port: u16, mut arguments: Vec<String>) 
         "imagePullPolicy": "IfNotPresent",
         "command": [format!("/usr/local/bin/kube-{name}")],
         "args": arguments,
+        "env": crate::object::sparing(),
         "ports": [{ "containerPort": port, "protocol": "TCP" }],
         "securityContext": container_security(),
         "resources": { "requests": { "cpu": "25m", "memory": "48Mi" } },

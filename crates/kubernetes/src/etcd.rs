@@ -102,6 +102,7 @@ fn container(world: &World, member: u32) -> Value {
         "imagePullPolicy": "IfNotPresent",
         "command": ["/usr/local/bin/etcd"],
         "args": arguments(world, member),
+        "env": crate::object::sparing(),
         "ports": [
             { "name": "client", "containerPort": 2379, "protocol": "TCP" },
             { "name": "peer", "containerPort": 2380, "protocol": "TCP" },
