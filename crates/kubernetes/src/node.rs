@@ -72,6 +72,7 @@ pub fn host_plan(world: &World, keys: &Keys, host: &Host) -> Result<HostPlanSpec
     units.push(config::cleanup(
         node.cgroup_version,
         &node.program("containerd", "runc"),
+        &network.pod_cidr,
     ));
     Ok(HostPlanSpec {
         plane: PlaneReference {

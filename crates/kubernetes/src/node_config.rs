@@ -237,7 +237,7 @@ pub(crate) fn flannel(pod_cidr: &str) -> String {
 }
 
 /// What a node leaves behind when its processes have stopped.
-pub(crate) fn cleanup(cgroup_version: u8, runc: &str) -> Unit {
+pub(crate) fn cleanup(cgroup_version: u8, runc: &str, pod_cidr: &str) -> Unit {
     let shell = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
     // Hierarchies are below the mount in version 1; in version 2 there is one.
@@ -256,6 +256,11 @@ pub(crate) fn cleanup(cgroup_version: u8, runc: &str) -> Unit {
             shell(format!(
                 "for top in {cgroups}; do [ -d \"$top\" ] || continue; \
                  find \"$top\" -depth -type d -exec rmdir {{}} +; done"
+            )),
+            // A namespace that something still holds keeps its Pod's interface here.
+            shell(format!(
+                "ip -4 route show root {pod_cidr} | sed -n 's/.* dev \\(veth[^ ]*\\).*/\\1/p' | \
+                 while read -r link; do ip link delete \"$link\"; done; true"
             )),
             shell(
                 "rm -f /var/lib/cni/results/farplane-plane-*; \
