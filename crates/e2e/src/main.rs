@@ -13,7 +13,7 @@ mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -32,11 +32,15 @@ struct Arguments {
     /// Leave the hub running at the end, for looking at it.
     #[arg(long)]
     keep: bool,
+    /// How long the hub stays away while Pods must go on serving; at least one check.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    outage: u64,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let world = match world::World::new(&arguments.dist, &arguments.hub) {
+    let outage = Duration::from_secs(arguments.outage);
+    let world = match world::World::new(&arguments.dist, &arguments.hub, outage) {
         Ok(world) => world,
         Err(error) => {
             eprintln!("e2e: {error:#}");

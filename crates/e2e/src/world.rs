@@ -23,6 +23,8 @@ pub struct World {
     pub dist: PathBuf,
     /// Name of the hub.
     pub hub: String,
+    /// How long the hub is to be away where a scenario takes it away.
+    pub outage: Duration,
     /// The machine before anything was started.
     pub before: Machine,
     folder: tempfile::TempDir,
@@ -31,7 +33,7 @@ pub struct World {
 
 impl World {
     /// Finds the programs and looks at the machine.
-    pub fn new(dist: &Path, hub: &str) -> Result<Self> {
+    pub fn new(dist: &Path, hub: &str, outage: Duration) -> Result<Self> {
         let dist = dist
             .canonicalize()
             .with_context(|| format!("find {}; run `make build` first", dist.display()))?;
@@ -42,6 +44,7 @@ impl World {
             kubectl: dist.join("bin/kubectl"),
             dist,
             hub: hub.to_owned(),
+            outage,
             before,
             folder,
             hub_kubeconfig: OnceLock::new(),
@@ -272,7 +275,7 @@ impl World {
                 "farplane-lab",
                 "--all-containers",
                 "-l",
-                "farplane.io/component=lab",
+                "farplane.io/host",
                 "--tail=400",
             ]),
         );

@@ -1,15 +1,19 @@
 //! Any single process may die; the hub may be away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::run::pause;
 use crate::scenarios::hub::condition;
 use crate::scenarios::security::cluster_uid;
 use crate::scenarios::workloads::{logs_exec_port_forward, pod_on};
-use crate::world::{CLUSTER, ORG, World};
+use crate::world::{CLUSTER, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const SYSTEM: &str = "farplane-system";
+const GATEWAY: &str = "farplane-gateway";
+const CONTROLLERS: &str = "farplane-controllers";
 
 /// Identity of the running containers of `web`: unchanged means untouched.
 pub fn containers(world: &World) -> Result<Vec<String>> {
@@ -57,29 +61,22 @@ pub fn agent_killed(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// Ends Pods without any grace; there must be one.
 fn kill_pod_process(world: &World, namespace: &str, selector: &str) -> Result<()> {
-    world
-        .hub_kubectl(&[
-            "delete",
-            "pod",
-            "-n",
-            namespace,
-            "-l",
-            selector,
-            "--force",
-            "--grace-period=0",
-        ])
-        .map(drop)
+    let which = ["delete", "pod", "-n", namespace, "-l", selector];
+    let how = ["--force", "--grace-period=0", "-o", "name"];
+    let killed = world.hub_kubectl(&[&which[..], &how].concat())?;
+    ensure!(
+        killed.contains("pod/"),
+        "no Pod in {namespace} has the label {selector}"
+    );
+    Ok(())
 }
 
 /// The gateway's Pod dies at once: hosts reconnect.
 pub fn gateway_killed(world: &World) -> Result<()> {
     let before = containers(world)?;
-    kill_pod_process(
-        world,
-        "farplane-system",
-        "app.kubernetes.io/component=gateway",
-    )?;
+    kill_pod_process(world, SYSTEM, &format!("app.kubernetes.io/name={GATEWAY}"))?;
     works_again(world)?;
     ensure!(containers(world)? == before, "containers were restarted");
     Ok(())
@@ -105,8 +102,8 @@ pub fn etcd_killed(world: &World) -> Result<()> {
 pub fn controllers_killed(world: &World) -> Result<()> {
     kill_pod_process(
         world,
-        "farplane-system",
-        "app.kubernetes.io/component=controllers",
+        SYSTEM,
+        &format!("app.kubernetes.io/name={CONTROLLERS}"),
     )?;
     world.farplane(&["org", "create", "later"])?;
     world.eventually("the new controllers work", MINUTE, || {
@@ -117,67 +114,68 @@ pub fn controllers_killed(world: &World) -> Result<()> {
         .map(drop)
 }
 
-/// The hub's control plane for tenants is stopped: Pods serve one another, by address.
+/// The gateway and the controllers are away: Pods serve one another, by address and by
+/// Service, again and again until the outage has lasted as long as was asked for.
 pub fn hub_stopped(world: &World) -> Result<()> {
     let before = containers(world)?;
-    let namespace = format!("plane-{}", cluster_uid(world, CLUSTER)?);
     let pod = pod_on(world, "two")?;
-    let address = world.get(&["pod", &pod])?["status"]["podIP"]
-        .as_str()
-        .context("the pod has no address")?
-        .to_owned();
-    let service = world.get(&["service", "web"])?["spec"]["clusterIP"]
-        .as_str()
-        .context("no cluster ip")?
-        .to_owned();
-    for (kind, name) in [
-        ("deployment", "farplane-gateway"),
-        ("deployment", "farplane-controllers"),
-    ] {
-        world.hub_kubectl(&["scale", kind, name, "-n", "farplane-system", "--replicas=0"])?;
+    let address = world.get(&["pod", &pod])?["status"]["podIP"].clone();
+    let service = world.get(&["service", "web"])?["spec"]["clusterIP"].clone();
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let targets = [
+        format!("{}/8080", text(&address).context("the pod has no address")?),
+        format!("{}/80", text(&service).context("no cluster ip")?),
+    ];
+    scale_hub(world, 0)?;
+    let served = served_while_away(world, &targets);
+    scale_hub(world, 1)?;
+    let (served, back) = (served?, Instant::now());
+    works_again(world)?;
+    eprintln!(
+        "e2e: {served} answers while the hub was away; all works {:.1} s after it is back",
+        back.elapsed().as_secs_f64()
+    );
+    ensure!(containers(world)? == before, "containers were restarted");
+    Ok(())
+}
+
+fn scale_hub(world: &World, replicas: u32) -> Result<()> {
+    let count = format!("--replicas={replicas}");
+    for name in [GATEWAY, CONTROLLERS] {
+        let scale = ["scale", "deployment", name, "-n", SYSTEM, count.as_str()];
+        world.hub_kubectl(&scale)?;
     }
-    let served = (|| {
-        world.eventually("the gateway is away", MINUTE, || {
-            let gone = world.hub_get(&[
-                "pods",
-                "-n",
-                "farplane-system",
-                "-l",
-                "app.kubernetes.io/component=gateway",
-            ])?;
-            ensure!(
-                gone["items"].as_array().is_some_and(Vec::is_empty),
-                "a gateway is still there"
-            );
+    Ok(())
+}
+
+/// Asks Pods from host `one` during the whole outage; gives the number of answers.
+fn served_while_away(world: &World, targets: &[String]) -> Result<u32> {
+    for name in [GATEWAY, CONTROLLERS] {
+        world.eventually(&format!("{name} is away"), MINUTE, || {
+            let label = format!("app.kubernetes.io/name={name}");
+            let pods = world.hub_get(&["pods", "-n", SYSTEM, "-l", &label])?;
+            let left = pods["items"].as_array().map_or(0, Vec::len);
+            ensure!(left == 0, "{left} of its Pods are still there");
             Ok(())
         })?;
-        for target in [format!("{address}:8080"), format!("{service}:80")] {
-            let line = format!(
-                "exec 3<>/dev/tcp/{}; printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
-                target.replace(':', "/")
-            );
-            let answer = world.on_host(
-                "one",
-                &format!("bash -c '{}'", line.replace('\'', "'\\''")),
-                None,
-            )?;
-            ensure!(answer.contains("200 OK"), "{target} answered {answer:?}");
-        }
-        Ok(())
-    })();
-    for name in ["farplane-gateway", "farplane-controllers"] {
-        world.hub_kubectl(&[
-            "scale",
-            "deployment",
-            name,
-            "-n",
-            "farplane-system",
-            "--replicas=1",
-        ])?;
     }
-    served?;
-    works_again(world)?;
-    ensure!(containers(world)? == before, "containers were restarted");
-    ensure!(!namespace.is_empty() && !ORG.is_empty());
-    Ok(())
+    let (since, mut answers) = (Instant::now(), 0);
+    loop {
+        for target in targets {
+            let line = format!(
+                "exec 3<>/dev/tcp/{target}; printf \"GET /hostname HTTP/1.0\\r\\n\\r\\n\" >&3; cat <&3"
+            );
+            let answer = world.on_host("one", &format!("timeout 10 bash -c '{line}'"), None)?;
+            let after = since.elapsed();
+            ensure!(
+                answer.contains("200 OK"),
+                "{target} answered {answer:?} {after:?} after the hub went away"
+            );
+            answers += 1;
+        }
+        if since.elapsed() >= world.outage {
+            return Ok(answers);
+        }
+        pause(Duration::from_secs(1));
+    }
 }
