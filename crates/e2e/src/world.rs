@@ -69,6 +69,16 @@ impl World {
             .success(&format!("farplane {}", arguments.join(" ")))
     }
 
+    /// Runs `farplane` against the hub of a kubeconfig; it must succeed.
+    pub fn farplane_at(&self, hub: &Path, arguments: &[&str]) -> Result<String> {
+        let hub = hub.display().to_string();
+        let all = [&["--hub-kubeconfig", hub.as_str()], arguments].concat();
+        run(&self.farplane, &all, None, Duration::from_secs(300))?.success(&format!(
+            "farplane --hub-kubeconfig ... {}",
+            arguments.join(" ")
+        ))
+    }
+
     /// Runs `farplane`, which must fail and say `expected`.
     pub fn farplane_refuses(&self, arguments: &[&str], expected: &str) -> Result<()> {
         let output = self.farplane_raw(arguments)?;

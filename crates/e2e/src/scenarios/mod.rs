@@ -1,6 +1,7 @@
 //! The scenarios, in the order in which they run.
 
 mod bad_days;
+mod chart;
 mod deletion;
 mod hub;
 mod outages;
@@ -68,6 +69,10 @@ pub fn all() -> Vec<Scenario> {
         scenario(
             "an_aggregated_api_in_the_cluster_answers",
             workloads::aggregated_api,
+        ),
+        scenario(
+            "the_chart_makes_a_hub_on_a_farplane_made_cluster",
+            chart::installs,
         ),
         scenario("anonymous_requests_are_refused", security::anonymous),
         scenario("secrets_are_encrypted_at_rest", security::secrets_at_rest),

@@ -10,9 +10,9 @@ use crate::world::{CLUSTER, ORG, World};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Brings the test image to both hosts: there is no registry in a test.
-fn bring_image(world: &World) -> Result<String> {
-    let (reference, file) = world.image("test-server")?;
+/// Brings an image of the build to both hosts: there is no registry in a test.
+pub fn bring_image(world: &World, name: &str) -> Result<String> {
+    let (reference, file) = world.image(name)?;
     let archive = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     for host in ["one", "two"] {
         let line = "ctr=$(ls /var/lib/farplane/artifacts/*/ctr | head -n1); $ctr -a /run/farplane/containerd/containerd.sock -n k8s.io images import -";
@@ -23,7 +23,7 @@ fn bring_image(world: &World) -> Result<String> {
 
 /// Four replicas, spread over both hosts.
 pub fn deployment(world: &World) -> Result<()> {
-    let image = bring_image(world)?;
+    let image = bring_image(world, "test-server")?;
     world.apply(&format!(
         r#"
 apiVersion: apps/v1
