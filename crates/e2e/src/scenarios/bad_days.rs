@@ -114,10 +114,12 @@ pub fn controllers_killed(world: &World) -> Result<()> {
         .map(drop)
 }
 
-/// The gateway and the controllers are away: Pods serve one another, by address and by
-/// Service, again and again until the outage has lasted as long as was asked for.
+/// All of the hub that tenants meet is away, their control planes too: Pods serve one another,
+/// by address and by Service, again and again until the outage has lasted as long as was
+/// asked for. The controllers bring everything back.
 pub fn hub_stopped(world: &World) -> Result<()> {
     let before = containers(world)?;
+    let plane = format!("plane-{}", cluster_uid(world, CLUSTER)?);
     let pod = pod_on(world, "two")?;
     let address = world.get(&["pod", &pod])?["status"]["podIP"].clone();
     let service = world.get(&["service", "web"])?["spec"]["clusterIP"].clone();
@@ -126,39 +128,51 @@ pub fn hub_stopped(world: &World) -> Result<()> {
         format!("{}/8080", text(&address).context("the pod has no address")?),
         format!("{}/80", text(&service).context("no cluster ip")?),
     ];
-    scale_hub(world, 0)?;
-    let served = served_while_away(world, &targets);
-    scale_hub(world, 1)?;
+    let served = stop_hub(world, &plane).and_then(|()| served_while_away(world, &targets));
+    for name in [CONTROLLERS, GATEWAY] {
+        scale(world, SYSTEM, &["deployment", name], 1)?;
+    }
     let (served, back) = (served?, Instant::now());
     works_again(world)?;
     eprintln!(
-        "e2e: {served} answers while the hub was away; all works {:.1} s after it is back",
+        "e2e: {served} answers while the hub was away; all works {:.1} s after its start",
         back.elapsed().as_secs_f64()
     );
     ensure!(containers(world)? == before, "containers were restarted");
     Ok(())
 }
 
-fn scale_hub(world: &World, replicas: u32) -> Result<()> {
+fn scale(world: &World, namespace: &str, what: &[&str], replicas: u32) -> Result<()> {
     let count = format!("--replicas={replicas}");
-    for name in [GATEWAY, CONTROLLERS] {
-        let scale = ["scale", "deployment", name, "-n", SYSTEM, count.as_str()];
-        world.hub_kubectl(&scale)?;
+    let how = ["-n", namespace, count.as_str()];
+    world
+        .hub_kubectl(&[&["scale"], what, &how].concat())
+        .map(drop)
+}
+
+/// The controllers first: they would bring the rest back.
+fn stop_hub(world: &World, plane: &str) -> Result<()> {
+    let away = |namespace: &str, label: &str| {
+        let what = format!("no Pod {label} in {namespace}");
+        world.eventually(&what, MINUTE, || {
+            let pods = world.hub_get(&["pods", "-n", namespace, "-l", label])?;
+            let left = pods["items"].as_array().map_or(0, Vec::len);
+            ensure!(left == 0, "{left} are still there");
+            Ok(())
+        })
+    };
+    scale(world, SYSTEM, &["deployment", CONTROLLERS], 0)?;
+    away(SYSTEM, &format!("app.kubernetes.io/name={CONTROLLERS}"))?;
+    scale(world, SYSTEM, &["deployment", GATEWAY], 0)?;
+    for kind in ["deployment", "statefulset"] {
+        scale(world, plane, &[kind, "--all"], 0)?;
     }
-    Ok(())
+    away(SYSTEM, &format!("app.kubernetes.io/name={GATEWAY}"))?;
+    away(plane, "farplane.io/component")
 }
 
 /// Asks Pods from host `one` during the whole outage; gives the number of answers.
 fn served_while_away(world: &World, targets: &[String]) -> Result<u32> {
-    for name in [GATEWAY, CONTROLLERS] {
-        world.eventually(&format!("{name} is away"), MINUTE, || {
-            let label = format!("app.kubernetes.io/name={name}");
-            let pods = world.hub_get(&["pods", "-n", SYSTEM, "-l", &label])?;
-            let left = pods["items"].as_array().map_or(0, Vec::len);
-            ensure!(left == 0, "{left} of its Pods are still there");
-            Ok(())
-        })?;
-    }
     let (since, mut answers) = (Instant::now(), 0);
     loop {
         for target in targets {
