@@ -81,7 +81,7 @@ pub enum Error {
     },
     /// The disk is full.
     #[error(
-        "no room for {sha256} in {path}: {free} MiB are free, the archive alone has {size} MiB; free some space"
+        "the disk of {path} is full: {free} MiB are free, the archive of {sha256} alone has {size} MiB; free some space"
     )]
     Full {
         /// Digest.

@@ -21,6 +21,7 @@ mod archive;
 mod artifact;
 mod cleanup;
 mod command;
+mod complaint;
 mod decide;
 mod engine;
 mod files;

@@ -16,6 +16,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::complaint;
+
 /// Time that a process has to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
 /// Variable with the digest of the unit that a process was started from.
@@ -143,9 +145,14 @@ impl Processes {
         };
         let status = running.child.status();
         let log = status.log.display();
-        let last = status
-            .last_exit
-            .map(|exit| format!("; the last one {exit}, see {log}"));
+        let last = status.last_exit.map(|exit| {
+            // The end of a file of this machine: short enough for this thread.
+            let why = complaint::of(&status.log).map(|why| format!(": {why}"));
+            format!(
+                "; the last one {exit}{}, see {log}",
+                why.unwrap_or_default()
+            )
+        });
         let last = last.unwrap_or_default();
         let pid = status.pid.unwrap_or_default();
         match status.state {

@@ -164,3 +164,24 @@ async fn a_process_that_ends_is_told_with_the_reason() {
     );
     undone(&world, &engine).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_another_program_has_is_told() {
+    let world = World::new();
+    let engine = world.engine();
+    let mut ends = sleeping("ends", "/bin/sh", &[]);
+    if let Unit::Process {
+        readiness, command, ..
+    } = &mut ends
+    {
+        *readiness = Some(Readiness::Path(world.text("never")));
+        let line = "echo listen tcp 192.0.2.1:80: bind: address already in use; exit 3";
+        *command = ["/bin/sh", "-c", line].map(str::to_owned).to_vec();
+    }
+    engine.want(wanted(1, &plan("small", vec![ends])));
+    let message = failure(&engine, "process/ends").await;
+    for words in ["code 3", "192.0.2.1:80 is in use", "ss -ltnp", "ends.log"] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    undone(&world, &engine).await;
+}
