@@ -13,11 +13,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_tunnel::{Class, OpenHeader, splice_tcp};
+use farplane_tunnel::{Class, MovingStream, OpenHeader, splice_moving};
 use farplane_types::wire::service;
 use farplane_types::{HostPlanSpec, Listener};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -93,6 +94,15 @@ pub struct Listeners {
     pub board: Arc<Board>,
     /// The agent's directory.
     pub agent_dir: PathBuf,
+    /// Runtime of bulk copies.
+    pub bulk: Handle,
+}
+
+/// The way to the hub.
+#[derive(Clone)]
+struct Hub {
+    tunnels: Arc<Tunnels>,
+    bulk: Handle,
 }
 
 /// One listener with its plane.
@@ -151,9 +161,12 @@ impl Listeners {
             if wanted != current || serving.is_empty() {
                 serving.shutdown().await;
                 for wish in &wanted {
-                    let (tunnels, board) = (self.tunnels.clone(), self.board.clone());
-                    let one = serve(wish.clone(), tunnels, board, Arc::clone(&record));
-                    serving.spawn(one);
+                    let hub = Hub {
+                        tunnels: self.tunnels.clone(),
+                        bulk: self.bulk.clone(),
+                    };
+                    let board = self.board.clone();
+                    serving.spawn(serve(wish.clone(), hub, board, Arc::clone(&record)));
                 }
                 current = wanted;
             }
@@ -176,7 +189,7 @@ impl Listeners {
 }
 
 /// Keeps one listener there.
-async fn serve(wish: Wish, tunnels: Arc<Tunnels>, board: Arc<Board>, record: Arc<RecordFile>) {
+async fn serve(wish: Wish, hub: Hub, board: Arc<Board>, record: Arc<RecordFile>) {
     let subject = format!("listener {}", wish.address);
     // Ends every connection when this future is dropped.
     let open = CancellationToken::new();
@@ -210,29 +223,39 @@ async fn serve(wish: Wish, tunnels: Arc<Tunnels>, board: Arc<Board>, record: Arc
                 reset(socket);
                 continue;
             };
-            let (wish, tunnels, open) = (wish.clone(), tunnels.clone(), open.clone());
+            let (wish, hub, open) = (wish.clone(), hub.clone(), open.clone());
             tokio::spawn(async move {
-                connection(&wish, &tunnels, socket, &open).await;
+                connection(&wish, &hub, socket, &open).await;
                 drop(place);
             });
         }
     }
 }
 
-async fn connection(wish: &Wish, tunnels: &Tunnels, socket: TcpStream, open: &CancellationToken) {
+async fn connection(wish: &Wish, hub: &Hub, socket: TcpStream, open: &CancellationToken) {
     // Works without; only latency suffers.
     _ = socket.set_nodelay(true);
     let mut header = OpenHeader::new(Class::Interactive, &wish.service);
     header.plane = Some(wish.plane.clone());
+    let key = MovingStream::key();
+    header.moves = Some(key.clone());
     let stream = tokio::select! {
-        stream = tunnels.open(header, PATIENCE) => stream,
+        stream = hub.tunnels.open(header, PATIENCE) => stream,
         () = open.cancelled() => return reset(socket),
     };
     match stream {
-        Ok(stream) => tokio::select! {
-            _ = splice_tcp(stream, socket, None) => {}
-            () = open.cancelled() => {}
-        },
+        Ok(stream) => {
+            let tunnels = Arc::clone(&hub.tunnels);
+            let stream = MovingStream::opened(stream, key, move || tunnels.of(Class::Bulk));
+            tokio::select! {
+                (socket, ended) = splice_moving(socket, stream, &hub.bulk) => {
+                    if let (Some(socket), Err(_)) = (socket, ended) {
+                        reset(socket);
+                    }
+                }
+                () = open.cancelled() => {}
+            }
+        }
         Err(error) => {
             tracing::debug!(service = wish.service, %error, "local connection reset");
             reset(socket);

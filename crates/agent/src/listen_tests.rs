@@ -61,6 +61,7 @@ async fn without_a_hub_connections_are_reset_and_never_hang() {
         tunnels: Arc::default(),
         board: Arc::new(Board::new("hub:1")),
         agent_dir: folder.path().to_owned(),
+        bulk: tokio::runtime::Handle::current(),
     };
     let task = tokio::spawn(listeners.run());
     let mut socket = loop {
@@ -118,6 +119,7 @@ async fn addresses_come_and_go_with_the_plan_whatever_is_killed() {
             tunnels: Arc::default(),
             board: Arc::new(Board::new("hub:1")),
             agent_dir: folder.path().to_owned(),
+            bulk: tokio::runtime::Handle::current(),
         };
         tokio::spawn(listeners.run())
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_tunnel::Class;
+use farplane_tunnel::{Class, Moves};
 use farplane_types::HostFacts;
 use farplane_types::token::Token;
 use tokio::runtime::Handle;
@@ -106,6 +106,7 @@ pub async fn run(
         tunnels: Arc::clone(&tunnels),
         board: Arc::clone(&board),
         agent_dir: agent_dir.clone(),
+        bulk: bulk.clone(),
     };
     parts.spawn(listeners.run());
 
@@ -191,6 +192,8 @@ impl Agent<'_> {
             world: World {
                 plan: engine.plan(),
                 node,
+                moves: Moves::default(),
+                bulk: self.bulk.clone(),
             },
             board: Arc::clone(&self.board),
             tunnels: Arc::clone(&self.tunnels),

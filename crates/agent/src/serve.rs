@@ -9,14 +9,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_tunnel::{Incoming, IncomingStream, OpenHeader, RefusalCode, splice_tcp};
+use farplane_tunnel::{
+    Incoming, IncomingStream, MOVE, Moves, OpenHeader, RefusalCode, splice_moving,
+};
 use farplane_types::HostPlanSpec;
 use farplane_types::wire::service;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+/// The only peer whose streams are accepted.
+const HUB: &str = "hub";
 /// Port of the kubelet.
 const KUBELET_PORT: u16 = 10250;
 /// Longest time for a connection, if the opener does not stop waiting before.
@@ -125,12 +130,16 @@ fn is_special(address: IpAddr) -> bool {
 }
 
 /// What serving needs to know; a clone sees the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct World {
     /// The plan in force.
     pub plan: watch::Receiver<Option<Arc<HostPlanSpec>>>,
     /// Address of the node.
     pub node: watch::Receiver<Option<IpAddr>>,
+    /// Streams that the hub may move to the bulk session.
+    pub moves: Moves,
+    /// Runtime of bulk copies.
+    pub bulk: Handle,
 }
 
 impl World {
@@ -149,6 +158,9 @@ pub async fn run(mut incoming: Incoming, world: World) {
 
 async fn one(stream: IncomingStream, mut world: World) {
     let header = stream.header().clone();
+    if header.service == MOVE {
+        return world.moves.hand_over(HUB, stream).await;
+    }
     let target = match world.authorise(&header) {
         Ok(target) => target,
         Err(refused) => {
@@ -181,9 +193,16 @@ async fn one(stream: IncomingStream, mut world: World) {
     let Ok(stream) = stream.accept().await else {
         return;
     };
+    let stream = world.moves.accepted(HUB, header.moves.as_deref(), stream);
+    let bulk = world.bulk.clone();
     // Dropping both resets both, which is what a plan's end shall do.
     tokio::select! {
-        _ = splice_tcp(stream, socket, None) => {}
+        (socket, ended) = splice_moving(socket, stream, &bulk) => {
+            if let (Some(socket), Err(_)) = (socket, ended) {
+                // A cut must not look like an end.
+                _ = socket.set_zero_linger();
+            }
+        }
         () = forbidden(&mut world, &header) => {
             tracing::info!(service = header.service, %target, "stream cut, the plan changed");
         }

@@ -67,6 +67,14 @@ impl Tunnels {
         best.and_then(|slot| slot.session.clone())
     }
 
+    /// The live session of this class; none while it is to empty itself.
+    pub fn of(&self, class: Class) -> Option<Session> {
+        let Slot {
+            session, retiring, ..
+        } = self.slot(class).borrow().clone();
+        session.filter(|it| !retiring && !it.is_closed() && !*it.draining().borrow())
+    }
+
     /// Waits for a session of this class; answers its number too.
     pub async fn session(&self, class: Class) -> (u64, Session) {
         let mut slot = self.slot(class).subscribe();

@@ -1,7 +1,8 @@
 //! How much private memory each process takes when nothing happens.
 //!
 //! Private is what nobody else has (`Private_Clean` and `Private_Dirty` of `smaps_rollup`):
-//! pages of one program are shared by all planes of a machine. Processes are found by the UID
+//! pages of one program are shared by all planes of a machine, so the question is asked with
+//! two of them, and answered for a lone one too. Processes are found by the UID
 //! of their Pod in their control group. At rest: two looks 10 s apart differ by less than 1 %.
 //! Trap: the first seconds after a start are more expensive; the cluster must be ready first.
 
@@ -20,7 +21,7 @@ use serde_json::json;
 
 use crate::catalogue::names::MEMORY;
 use crate::host_join::{self, CLUSTER};
-use crate::hub::{Hub, ORG};
+use crate::hub::{Hub, ORG, delete_cluster};
 use crate::process::resting_kib;
 use crate::report::Row;
 
@@ -33,6 +34,8 @@ const PLANE: [&str; 4] = [
 ];
 const HUB: [&str; 3] = ["controllers", "gateway", "artifacts"];
 const AGENT: &str = "farplane-agent";
+/// The second cluster.
+const BESIDE: &str = "beside";
 
 /// Runs it, on a hub as [`host_join`] leaves it; makes one if `prepared` is false.
 ///
@@ -44,22 +47,40 @@ pub async fn run(hub: &Hub, prepared: bool) -> Result<Vec<Row>> {
     } else {
         host_join::prepare(hub).await?
     };
-    let clusters: Api<KubernetesCluster> =
-        Api::namespaced(client.clone(), &organization_namespace(ORG));
-    let uid = clusters
-        .get(CLUSTER)
-        .await?
-        .metadata
-        .uid
-        .context("the cluster has no UID")?;
-    let mut pids: Vec<(String, u32)> = Vec::new();
-    for (namespace, wanted) in [
-        (plane_namespace(&uid), &PLANE[..]),
+    let plane = plane_of(&client, CLUSTER).await?;
+    let groups = [
+        (plane.clone(), &PLANE[..]),
         (SYSTEM_NAMESPACE.to_owned(), &HUB[..]),
         (LAB_NAMESPACE.to_owned(), &[AGENT][..]),
-    ] {
-        let found = processes_of(&client, &namespace, wanted).await?;
-        for name in wanted {
+    ];
+    let lone = resting(&client, &groups).await?;
+    hub.farplane(&["cluster", "create", BESIDE, "--org", ORG, "--wait"])
+        .await?;
+    let other = plane_of(&client, BESIDE).await?;
+    let two = [(plane, &PLANE[..]), (other, &PLANE[..])];
+    let mut both = resting(&client, &two).await?;
+    for mib in both.values_mut() {
+        *mib /= 2.0;
+    }
+    delete_cluster(&client, BESIDE).await?;
+    Ok(rows(&lone, &both))
+}
+
+/// Namespace of a cluster's control plane.
+async fn plane_of(client: &Client, name: &str) -> Result<String> {
+    let clusters: Api<KubernetesCluster> =
+        Api::namespaced(client.clone(), &organization_namespace(ORG));
+    let uid = clusters.get(name).await?.metadata.uid;
+    let uid = uid.with_context(|| format!("cluster {name} has no UID"))?;
+    Ok(plane_namespace(&uid))
+}
+
+/// Private MiB by name of these processes of these namespaces, once all of them rest.
+async fn resting(client: &Client, groups: &[(String, &[&str])]) -> Result<BTreeMap<String, f64>> {
+    let mut pids: Vec<(String, u32)> = Vec::new();
+    for (namespace, wanted) in groups {
+        let found = processes_of(client, namespace, wanted).await?;
+        for name in *wanted {
             ensure!(
                 found.iter().any(|(one, _)| one == name),
                 "no process {name} in Pods of {namespace}"
@@ -76,37 +97,41 @@ pub async fn run(hub: &Hub, prepared: bool) -> Result<Vec<Row>> {
     for ((name, _), kib) in pids.into_iter().zip(sizes) {
         *by_name.entry(name).or_default() += kib as f64 / MIB;
     }
-    Ok(rows(&by_name))
+    Ok(by_name)
 }
 
-fn rows(by_name: &BTreeMap<String, f64>) -> Vec<Row> {
-    let sum = |names: &[&str]| {
-        names
-            .iter()
-            .filter_map(|name| by_name.get(*name))
-            .sum::<f64>()
+fn rows(lone: &BTreeMap<String, f64>, both: &BTreeMap<String, f64>) -> Vec<Row> {
+    let row = |question: &str, sizes: &BTreeMap<String, f64>, names: &[&str]| {
+        let parts: BTreeMap<_, _> = names.iter().map(|name| (*name, sizes.get(*name))).collect();
+        let sum = parts.values().copied().flatten().sum::<f64>();
+        Row::told(MEMORY, question, sum, "MiB").with(json!(parts))
     };
-    let row = |question: &str, names: &[&str], bar| {
-        let parts: BTreeMap<_, _> = names
-            .iter()
-            .map(|name| (*name, by_name.get(*name)))
-            .collect();
-        Row::told(MEMORY, question, sum(names), "MiB")
-            .at_most(bar)
-            .with(json!(parts))
-    };
+    let hub = ["controllers", "gateway"];
     let mut rows = vec![
-        row("private memory of an idle control plane", &PLANE, 285.0),
+        row(
+            "private memory of an idle control plane, of two on a hub",
+            both,
+            &PLANE,
+        )
+        .at_most(285.0),
+        row(
+            "the same where it is the only one and shares its programs with none",
+            lone,
+            &PLANE,
+        ),
         row(
             "hub without control planes: controllers and gateway",
-            &["controllers", "gateway"],
-            60.0,
-        ),
-        row("agent", &[AGENT], 20.0),
+            lone,
+            &hub,
+        )
+        .at_most(60.0),
+        row("agent", lone, &[AGENT]).at_most(20.0),
     ];
     let each =
         |(name, mib): (&String, &f64)| Row::told(MEMORY, format!("of it: {name}"), *mib, "MiB");
-    rows.extend(by_name.iter().map(each));
+    rows.extend(both.iter().map(each));
+    let others = lone.iter().filter(|(name, _)| !both.contains_key(*name));
+    rows.extend(others.map(each));
     rows
 }
 
@@ -187,10 +212,13 @@ mod tests {
             ("artifacts", 5.0),
             (AGENT, 10.0),
         ];
-        let rows = rows(&sizes.map(|(name, mib)| (name.to_owned(), mib)).into());
-        assert_eq!(rows[0].value, Some(220.0));
-        assert_eq!(rows[1].value, Some(61.0));
-        assert_eq!(rows[1].verdict, crate::report::Verdict::Missed);
-        assert_eq!(rows[2].value, Some(10.0));
+        let lone = sizes.map(|(name, mib)| (name.to_owned(), mib)).into();
+        let both = [("etcd".to_owned(), 20.0)].into();
+        let rows = rows(&lone, &both);
+        assert_eq!(rows[0].value, Some(20.0));
+        assert_eq!(rows[1].value, Some(220.0));
+        assert_eq!(rows[2].value, Some(61.0));
+        assert_eq!(rows[2].verdict, crate::report::Verdict::Missed);
+        assert_eq!(rows[3].value, Some(10.0));
     }
 }

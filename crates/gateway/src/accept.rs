@@ -151,8 +151,13 @@ async fn serve(gateway: Arc<Gateway>, opened: Opened, from: IpAddr) {
             let hello = gateway.hello(Class::Interactive);
             match Session::accept(*connection, hello, gateway.session_config()).await {
                 Ok((session, incoming)) => {
+                    let bulk = gateway.bulk.clone();
+                    let class = session.peer().class;
                     let serving = tunnel_server::serve(gateway, host, not_after, session, incoming);
-                    Box::pin(serving).await;
+                    match class {
+                        Class::Interactive => Box::pin(serving).await,
+                        Class::Bulk => _ = bulk.spawn(serving),
+                    }
                 }
                 Err(error) => {
                     gateway.metrics.count("tunnel", "no-session");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use farplane_tunnel::TunnelStream;
+use farplane_tunnel::{MovingStream, splice_moving};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
@@ -19,7 +19,7 @@ use crate::gateway::{Gateway, RelayError};
 use crate::http::{Answer, refusal};
 use crate::limits::TooManyStreams;
 use crate::route;
-use crate::tunnel_server::{self, TO_HOST};
+use crate::tunnel_server::TO_HOST;
 use crate::world::lookup::Denied;
 
 /// Why egress is refused.
@@ -85,7 +85,8 @@ pub async fn answer(
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
                 if let Ok(connection) = upgrade.await {
-                    tunnel_server::relay(TokioIo::new(connection), host).await;
+                    // Either end may go at any time; the other one is reset by the drop.
+                    _ = splice_moving(TokioIo::new(connection), host, &gateway.bulk).await;
                 }
                 drop(share);
             });
@@ -123,7 +124,7 @@ async fn open(
     gateway: &Gateway,
     plane: &str,
     target: SocketAddr,
-) -> Result<(TunnelStream, OwnedSemaphorePermit), EgressError> {
+) -> Result<(MovingStream, OwnedSemaphorePermit), EgressError> {
     let routes = gateway.world.read(|world| world.egress(plane, target))?;
     // Hosts of one plane are of one organization.
     let organization = routes

@@ -38,7 +38,7 @@ fn host(organization: &str, name: &str, uid: &str, connections: &Value) -> Host 
 }
 
 /// Host `h1` of organization `demo` with a plan of plane `p1`.
-fn furnish(gateway: &TestGateway, connections: &Value) {
+pub fn furnish(gateway: &TestGateway, connections: &Value) {
     insert(gateway, host("demo", "one", "h1", connections));
     insert::<KubernetesCluster>(
         gateway,

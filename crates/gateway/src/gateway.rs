@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
-use farplane_tunnel::{Class, Config, Hello, OpenError, OpenHeader, TunnelStream};
+use farplane_tunnel::{Class, Config, Hello, Moves, MovingStream, OpenError, OpenHeader};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Settings;
@@ -38,7 +39,11 @@ pub struct Gateway {
     /// Certificates.
     pub keys: Keys,
     /// Tunnels held here.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
+    /// Streams of agents that may move to another of their sessions.
+    pub moves: Moves,
+    /// Runtime of bulk copies.
+    pub bulk: Handle,
     /// Sessions to other gateways.
     pub peers: Peers,
     /// What the API says of the tunnels held here.
@@ -92,11 +97,13 @@ impl Gateway {
     pub fn session_config(&self) -> Config {
         Config {
             metrics: self.metrics.tunnel.clone(),
+            bulk: Some(self.bulk.clone()),
             ..Config::default()
         }
     }
 
-    /// Opens a stream on a tunnel that is held here.
+    /// Opens a stream on a tunnel that is held here; it moves to the host's bulk tunnel
+    /// when it is bulky.
     ///
     /// # Errors
     /// When none is held or the agent does not open it.
@@ -105,17 +112,21 @@ impl Gateway {
         route: &HostRoute,
         plane: &str,
         class: Class,
-    ) -> Result<TunnelStream, RelayError> {
+    ) -> Result<MovingStream, RelayError> {
         let Some(session) = self.sessions.pick(&route.uid, class) else {
             return Err(RelayError::NotConnected {
                 host: route.host.clone(),
             });
         };
-        let header = header(route, plane, class, route.service.to_owned());
-        session
-            .open(header)
-            .await
-            .map_err(|error| failed(route, &error))
+        let mut header = header(route, plane, class, route.service.to_owned());
+        let key = MovingStream::key();
+        header.moves = Some(key.clone());
+        let opened = session.open(header).await;
+        let stream = opened.map_err(|error| failed(route, &error))?;
+        let (sessions, uid) = (Arc::clone(&self.sessions), route.uid.clone());
+        Ok(MovingStream::opened(stream, key, move || {
+            sessions.of(&uid, Class::Bulk)
+        }))
     }
 
     /// Opens a stream to the first of these that answers: over a tunnel held here, else by
@@ -128,7 +139,7 @@ impl Gateway {
         mut routes: Vec<HostRoute>,
         plane: &str,
         class: Class,
-    ) -> Result<(HostRoute, TunnelStream), RelayError> {
+    ) -> Result<(HostRoute, MovingStream), RelayError> {
         routes.sort_by_key(|route| !self.sessions.holds(&route.uid));
         let mut last = None;
         for route in routes.into_iter().take(MAX_TRIES) {
@@ -147,7 +158,7 @@ impl Gateway {
         route: &HostRoute,
         plane: &str,
         class: Class,
-    ) -> Result<TunnelStream, RelayError> {
+    ) -> Result<MovingStream, RelayError> {
         let here = self.open_here(route, plane, class).await;
         let retryable = match &here {
             Ok(_) => return here,
@@ -168,7 +179,8 @@ impl Gateway {
             };
             let header = header(route, plane, class, via.to_string());
             match self.peers.open(self, &gateway, address, header).await {
-                Ok(stream) => return Ok(stream),
+                // The gateway that holds the tunnel moves it there.
+                Ok(stream) => return Ok(MovingStream::staying(stream)),
                 Err(reason) => {
                     tracing::info!(host = route.host, peer = gateway, %reason, "hop failed");
                     last = Err(RelayError::Open {
@@ -192,6 +204,7 @@ fn header(route: &HostRoute, plane: &str, class: Class, service: String) -> Open
         target: route.target.clone(),
         deadline_ms: OPEN_DEADLINE_MS,
         trace: None,
+        moves: None,
     }
 }
 

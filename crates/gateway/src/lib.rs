@@ -41,6 +41,8 @@ pub mod world;
 #[cfg(test)]
 mod front_tests;
 #[cfg(test)]
+mod moving_tests;
+#[cfg(test)]
 mod real_api_tests;
 #[cfg(test)]
 mod testing;
@@ -51,6 +53,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use farplane_tunnel::Moves;
 use farplane_types::names::{COMPONENT_LABEL, SYSTEM_NAMESPACE};
 use farplane_types::{Host, HostPlan, KubernetesCluster};
 use k8s_openapi::api::core::v1::Pod;
@@ -58,6 +61,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +71,6 @@ use crate::gateway::Gateway;
 use crate::limits::{FailedJoins, Limits};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
-use crate::sessions::Sessions;
 use crate::world::shared::Shared;
 use crate::world::{ApiServerPod, SystemPod, Tracked};
 
@@ -142,7 +145,7 @@ fn artifacts_address(url: &str) -> Result<String, Error> {
 /// Runs a gateway until `shutdown`, then drains it.
 ///
 /// Waits for the hub's keys and for the first listing of every watched kind before it takes
-/// connections; `/readyz` says so.
+/// connections; `/readyz` says so. Bulk copies run at the runtime `bulk`.
 ///
 /// # Errors
 /// When an address cannot be taken or a part fails for good; failures of the API are
@@ -150,6 +153,7 @@ fn artifacts_address(url: &str) -> Result<String, Error> {
 pub async fn run(
     client: Client,
     settings: Settings,
+    bulk: Handle,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let listen = |address| move |source| Error::Listen { address, source };
@@ -161,7 +165,9 @@ pub async fn run(
         client: client.clone(),
         world: Shared::new(&settings.hub_domain),
         keys: keys.clone(),
-        sessions: Sessions::default(),
+        sessions: Arc::default(),
+        moves: Moves::default(),
+        bulk,
         peers: Peers::default(),
         directory: Directory::default(),
         limits: Limits::new(

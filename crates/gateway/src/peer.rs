@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farplane_tunnel::{
-    Class, Incoming, IncomingStream, OpenError, OpenHeader, RefusalCode, Session, SessionError,
-    TunnelStream, splice,
+    Class, Incoming, IncomingStream, MovingStream, OpenError, OpenHeader, RefusalCode, Session,
+    SessionError, TunnelStream, splice_moving,
 };
 use farplane_types::names;
 use rustls_pki_types::{InvalidDnsNameError, ServerName};
@@ -212,7 +212,7 @@ async fn serve_stream(gateway: Arc<Gateway>, stream: IncomingStream) {
             gateway.metrics.count("hop", "ok");
             if let Ok(asking) = stream.accept().await {
                 // Either end may go at any time; the other one is reset by the drop.
-                _ = splice(asking, host, None).await;
+                _ = splice_moving(asking, host, &gateway.bulk).await;
             }
         }
         Err(error) => {
@@ -223,7 +223,7 @@ async fn serve_stream(gateway: Arc<Gateway>, stream: IncomingStream) {
     }
 }
 
-async fn relay(gateway: &Gateway, header: &OpenHeader) -> Result<TunnelStream, HopError> {
+async fn relay(gateway: &Gateway, header: &OpenHeader) -> Result<MovingStream, HopError> {
     let via: Via = header.service.parse()?;
     let (plane, target) = (header.plane.as_deref(), header.target.as_deref());
     let route = gateway.world.read(|world| world.via(&via, plane, target))?;

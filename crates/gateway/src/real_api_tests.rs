@@ -278,7 +278,8 @@ async fn a_host_joins_gets_a_plan_releases_it_and_is_removed() {
         streams_per_organization: Settings::DEFAULT_STREAMS,
         bytes_in_flight_per_organization: Settings::DEFAULT_BYTES_IN_FLIGHT,
     };
-    let gateway = tokio::spawn(run(hub.client.clone(), settings, stop.clone()));
+    let bulk = tokio::runtime::Handle::current();
+    let gateway = tokio::spawn(run(hub.client.clone(), settings, bulk, stop.clone()));
     eventually("gateway to listen", async || {
         tokio::net::TcpStream::connect(address).await.ok()
     })

@@ -126,6 +126,12 @@ impl Sessions {
         })
     }
 
+    /// The live session of this class of the host; none while it drains.
+    pub fn of(&self, uid: &str, class: Class) -> Option<Session> {
+        let session = self.pick(uid, class)?;
+        Some(session).filter(|it| it.peer().class == class)
+    }
+
     /// Whether a tunnel of this host is here.
     pub fn holds(&self, uid: &str) -> bool {
         self.with(|hosts| hosts.contains_key(uid))

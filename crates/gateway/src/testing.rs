@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use farplane_tunnel::{Class, Config, Hello, Incoming, Session};
+use farplane_tunnel::{Class, Config, Hello, Incoming, Moves, Session};
 use farplane_types::names;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode};
@@ -28,7 +28,6 @@ use crate::gateway::Gateway;
 use crate::limits::{FailedJoins, Limits};
 use crate::metrics::Metrics;
 use crate::peer::Peers;
-use crate::sessions::Sessions;
 use crate::tls::{Material, Sources};
 use crate::world::shared::Shared;
 use crate::{Settings, accept, dial};
@@ -260,7 +259,9 @@ impl TestGateway {
             client: api.client(),
             world: Shared::new(DOMAIN),
             keys,
-            sessions: Sessions::default(),
+            sessions: Arc::default(),
+            moves: Moves::default(),
+            bulk: tokio::runtime::Handle::current(),
             peers: Peers::default(),
             directory: Directory::default(),
             limits: Limits::new(settings.streams_per_organization, usize::MAX),
@@ -292,11 +293,23 @@ impl TestGateway {
 
     /// A tunnel as an agent opens it.
     pub async fn tunnel(&self, keyring: &Keyring, leaf: &Leaf, epoch: u64) -> (Session, Incoming) {
+        self.tunnel_of(Class::Interactive, keyring, leaf, epoch)
+            .await
+    }
+
+    /// [`Self::tunnel`] of a class.
+    pub async fn tunnel_of(
+        &self,
+        class: Class,
+        keyring: &Keyring,
+        leaf: &Leaf,
+        epoch: u64,
+    ) -> (Session, Incoming) {
         let tls = self
             .tls(keyring, Some(leaf), farplane_tunnel::ALPN)
             .await
             .unwrap();
-        let hello = Hello::new("test", epoch, Class::Interactive);
+        let hello = Hello::new("test", epoch, class);
         Session::connect(tls, hello, Config::default())
             .await
             .unwrap()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farplane_tunnel::{
-    Class, Incoming, IncomingStream, OpenHeader, RefusalCode, Session, splice, splice_tcp,
+    Class, Incoming, IncomingStream, MOVE, OpenHeader, RefusalCode, Session, splice_moving,
 };
 use farplane_types::wire::service;
 use farplane_types::{Host, names};
@@ -253,6 +253,9 @@ impl Connection {
         if name == service::PLAN {
             return self.plan(stream).await;
         }
+        if name == MOVE {
+            return self.gateway.moves.hand_over(&self.host.uid, stream).await;
+        }
         let revoked = self.revoked.clone();
         // Dropping a stream resets it at the agent.
         tokio::select! {
@@ -336,9 +339,15 @@ impl Connection {
         match dialled {
             Ok(socket) => {
                 self.gateway.metrics.count("stream", "ok");
+                let key = stream.header().moves.clone();
                 if let Ok(stream) = stream.accept().await {
-                    // A cut is passed on as a reset; there is nobody else to tell.
-                    _ = splice_tcp(stream, socket, None).await;
+                    let moves = &self.gateway.moves;
+                    let stream = moves.accepted(&self.host.uid, key.as_deref(), stream);
+                    let (socket, ended) = splice_moving(socket, stream, &self.gateway.bulk).await;
+                    if let (Some(socket), Err(_)) = (socket, ended) {
+                        // A cut is passed on as a reset; there is nobody else to tell.
+                        _ = socket.set_zero_linger();
+                    }
                 }
             }
             Err(error) => {
@@ -388,14 +397,6 @@ pub async fn drain_all(gateway: &Gateway) {
     _ = timeout(Duration::from_secs(1), emptied).await;
 }
 
-/// Splices a stream to a host with whoever asked for it.
-pub async fn relay<A>(asking: A, host: farplane_tunnel::TunnelStream)
-where
-    A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    // Either end may go at any time; dropping both resets the other.
-    _ = splice(asking, host, None).await;
-}
-
-/// Class of streams towards hosts: calls to kubelets, webhooks and aggregated APIs.
+/// Class of streams towards hosts at their start: calls to kubelets, webhooks and aggregated
+/// APIs.
 pub const TO_HOST: Class = Class::Interactive;

@@ -16,6 +16,8 @@ use arguments::{Arguments, Command};
 
 /// Two are enough for a hub's own work and keep its memory small.
 const WORKERS: usize = 2;
+/// A gateway does little else than copy, so copies may yield to all that is urgent.
+const BULK_NICE: i32 = 19;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -73,7 +75,12 @@ async fn run(command: Command) -> Result<()> {
         Command::Gateway(options) => {
             let settings = options.settings()?;
             let client = client().await?;
-            farplane_gateway::run(client, settings, shutdown).await?;
+            let bulk = farplane_tunnel::bulk_runtime(WORKERS, BULK_NICE)
+                .context("start the runtime of bulk copies")?;
+            let handle = bulk.handle().clone();
+            let ended = farplane_gateway::run(client, settings, handle, shutdown).await;
+            bulk.shutdown_background();
+            ended?;
         }
         Command::Artifacts(options) => artifacts::serve(&options, shutdown).await?,
         Command::Version => {}

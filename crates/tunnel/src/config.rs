@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::metrics::Metrics;
 
 const KIB: usize = 1024;
@@ -30,6 +32,8 @@ pub struct Config {
     /// Opens that wait for a reply, per direction. More are refused with
     /// [`crate::RefusalCode::Busy`].
     pub max_pending_opens: usize,
+    /// Where the work of a session of class bulk is done; where it was made, if there is none.
+    pub bulk: Option<Handle>,
     /// Where the session counts; share one between all sessions of a process.
     pub metrics: Metrics,
 }
@@ -45,6 +49,7 @@ impl Default for Config {
             echo_timeout: Duration::from_secs(15),
             open_timeout: Duration::from_secs(10),
             max_pending_opens: 256,
+            bulk: None,
             metrics: Metrics::default(),
         }
     }

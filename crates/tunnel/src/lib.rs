@@ -19,6 +19,8 @@
 //! - End of stream is reported only when the peer ended the stream on purpose: a stream dropped
 //!   before both directions ended, or cut by the session's death, is a reset at the other
 //!   end, never an end of file.
+//! - A stream that turns out bulky moves to the bulk session, with every byte in order
+//!   ([`MovingStream`]).
 //! - No input from the peer makes this crate panic or allocate without bound.
 
 mod bulk;
@@ -30,6 +32,7 @@ mod driver;
 mod error;
 mod liveness;
 pub mod metrics;
+mod moving;
 pub mod proxy;
 mod session;
 mod shared;
@@ -41,8 +44,9 @@ pub use bulk::bulk_runtime;
 pub use config::Config;
 pub use control::{Frame, MAX_CONTROL_BYTES};
 pub use error::{CloseReason, OpenError, SessionError};
+pub use moving::{MOVE, Moves, MovingStream};
 pub use session::{Incoming, IncomingStream, Session, Stats};
-pub use splice::{splice, splice_tcp};
+pub use splice::{splice, splice_moving, splice_tcp};
 pub use stream::TunnelStream;
 pub use wire::{
     Class, DecodeError, Hello, MAX_HEADER_BYTES, MAX_REFUSAL_BYTES, OpenHeader, OpenReply,

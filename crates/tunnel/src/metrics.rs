@@ -37,6 +37,7 @@ pub struct Metrics {
     pub(crate) pending_in: Gauge,
     pub(crate) pending_out: Gauge,
     resets: Counter,
+    moves: Counter,
     refused: Family<RefusalLabel, Counter>,
     bytes: Family<DirectionLabel, Counter>,
     pub(crate) bytes_in: Counter,
@@ -58,6 +59,7 @@ impl Default for Metrics {
             pending_out: pending.get_or_create_owned(&OUT),
             pending,
             resets: Counter::default(),
+            moves: Counter::default(),
             refused: Family::default(),
             bytes_in: bytes.get_or_create_owned(&IN),
             bytes_out: bytes.get_or_create_owned(&OUT),
@@ -82,6 +84,11 @@ impl Metrics {
             "resets",
             "Streams that ended other than by both sides finishing",
             self.resets.clone(),
+        );
+        registry.register(
+            "moves",
+            "Streams opened here that moved to the bulk session",
+            self.moves.clone(),
         );
         registry.register(
             "refused",
@@ -119,6 +126,10 @@ impl Metrics {
 
     pub(crate) fn reset(&self) {
         self.resets.inc();
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moves.inc();
     }
 
     pub(crate) fn refused_here(&self, code: RefusalCode) {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{mpsc, oneshot, watch},
@@ -20,7 +21,7 @@ use crate::{
     liveness::{Liveness, exchange_hello},
     shared::{Direction, Handle, OpenRequest, Say, Shared, Slot},
     stream::{RawStream, TunnelStream},
-    wire::{Hello, OpenHeader, OpenReply, RefusalCode},
+    wire::{Class, Hello, OpenHeader, OpenReply, RefusalCode},
 };
 
 /// A handle on one live session; a clone is the same session.
@@ -75,7 +76,7 @@ impl Session {
         start.finish(hello).await
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
@@ -223,6 +224,9 @@ async fn read_reply(
     }
 }
 
+/// The control stream, what was read behind the peer's hello, and the hello.
+type Exchanged = Result<(RawStream, BytesMut, Hello), SessionError>;
+
 /// A session before its hello.
 struct Start {
     handle: Arc<Handle>,
@@ -230,10 +234,12 @@ struct Start {
     control_done: oneshot::Sender<()>,
     say: mpsc::Receiver<Say>,
     incoming: Incoming,
+    driver: BoxFuture<'static, ()>,
+    mode: yamux::Mode,
 }
 
 impl Start {
-    /// Starts the driver and asks for the control stream.
+    /// Makes the driver and asks for the control stream.
     fn new<IO>(io: IO, config: Config, mode: yamux::Mode) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -264,8 +270,9 @@ impl Start {
             control: accepting,
             control_done: done,
         };
-        tokio::spawn(driver.run(io, mode));
         Self {
+            driver: Box::pin(driver.run(io, mode)),
+            mode,
             incoming: Incoming {
                 streams,
                 _handle: handle.clone(),
@@ -277,20 +284,64 @@ impl Start {
         }
     }
 
-    /// Exchanges hellos and starts the liveness task. On failure everything is dropped, which
-    /// ends the driver.
-    async fn finish(self, hello: Hello) -> Result<(Session, Incoming), SessionError> {
+    /// Exchanges hellos and starts driver and liveness task. On failure everything else is
+    /// dropped, which ends the driver once it has said its last words.
+    async fn finish(mut self, hello: Hello) -> Result<(Session, Incoming), SessionError> {
+        let (exchanged, driver) = self.exchange(&hello).await;
+        let class = match (&exchanged, self.mode) {
+            (Ok((_, _, peer)), yamux::Mode::Server) => peer.class,
+            _ => hello.class,
+        };
+        let runtime = self.handle.shared.config.bulk.clone();
+        match runtime.filter(|_| class == Class::Bulk) {
+            Some(bulk) => bulk.spawn(driver),
+            None => tokio::spawn(driver),
+        };
+        let (control, inbox, peer) = exchanged?;
+        let liveness = Liveness::new(self.handle.shared.clone(), control, inbox);
+        let say = self.say;
+        let done = self.control_done;
+        tokio::spawn(async move {
+            liveness.run(say).await;
+            drop(done);
+        });
+        let session = Session {
+            handle: self.handle,
+            peer: Arc::new(peer),
+        };
+        Ok((session, self.incoming))
+    }
+
+    /// The hellos; the driver runs meanwhile, and is given back.
+    async fn exchange(&mut self, hello: &Hello) -> (Exchanged, BoxFuture<'static, ()>) {
+        let mut driver = std::mem::replace(&mut self.driver, Box::pin(std::future::pending()));
+        let mut over = false;
+        let hellos = self.hellos(hello);
+        tokio::pin!(hellos);
+        let exchanged = loop {
+            tokio::select! {
+                exchanged = &mut hellos => break exchanged,
+                () = &mut driver, if !over => over = true,
+            }
+        };
+        if over {
+            driver = Box::pin(std::future::ready(()));
+        }
+        (exchanged, driver)
+    }
+
+    async fn hellos(&mut self, hello: &Hello) -> Exchanged {
         let shared = self.handle.shared.clone();
         let limit = shared.config.open_timeout;
         let mut inbox = BytesMut::new();
-        let control = self.control;
+        let control = &mut self.control;
         let exchange = async {
             let Ok(mut control) = control.await else {
                 let reason = shared.closed().await;
                 return Err(SessionError::OpenControl { reason });
             };
             control.outlive_session();
-            let peer = exchange_hello(&mut control, &mut inbox, &hello).await;
+            let peer = exchange_hello(&mut control, &mut inbox, hello).await;
             Ok((control, peer))
         };
         let (mut control, peer) = match timeout(limit, exchange).await {
@@ -306,18 +357,7 @@ impl Start {
                 return Err(error);
             }
         };
-        let liveness = Liveness::new(shared, control, inbox);
-        let say = self.say;
-        let done = self.control_done;
-        tokio::spawn(async move {
-            liveness.run(say).await;
-            drop(done);
-        });
-        let session = Session {
-            handle: self.handle,
-            peer: Arc::new(peer),
-        };
-        Ok((session, self.incoming))
+        Ok((control, inbox, peer))
     }
 }
 

@@ -18,10 +18,12 @@ use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    runtime::Handle,
     time::{Instant, sleep},
 };
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::stream::TunnelStream;
+use crate::{moving::MovingStream, stream::TunnelStream};
 
 /// Size of the thread's buffer; four frames.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -58,23 +60,48 @@ pub async fn splice_tcp(
     result
 }
 
+/// [`splice`] with a stream that may move. Once it has, the copying goes on at the runtime
+/// `bulk`, so that it stays out of the way of what is urgent. Gives the other side back.
+pub async fn splice_moving<A>(
+    other: A,
+    stream: MovingStream,
+    bulk: &Handle,
+) -> (Option<A>, io::Result<(u64, u64)>)
+where
+    A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut splice = Splice::new(other, stream);
+    let ended = poll_fn(|cx| match splice.poll(cx) {
+        Poll::Pending if splice.b.has_moved() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+    });
+    if let Some(result) = ended.await {
+        return (Some(splice.a), result);
+    }
+    let rest = bulk.spawn(async move {
+        let result = poll_fn(|cx| splice.poll(cx)).await;
+        (Some(splice.a), result)
+    });
+    let rest = AbortOnDropHandle::new(rest).await;
+    rest.unwrap_or_else(|error| (None, Err(io::Error::other(error))))
+}
+
 async fn run<A, B>(a: &mut A, b: &mut B, idle: Option<Duration>) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut forth = Direction::default();
-    let mut back = Direction::default();
+    let mut splice = Splice::new(a, b);
     let mut last = Instant::now();
     let mut clock = idle.map(|idle| (idle, Box::pin(sleep(idle))));
     poll_fn(|cx| {
-        let before = forth.copied + back.copied;
-        let ended = (forth.poll(cx, a, b)?, back.poll(cx, b, a)?);
-        if let (Poll::Ready(()), Poll::Ready(())) = ended {
-            return Poll::Ready(Ok(()));
+        let before = splice.copied();
+        if let Poll::Ready(result) = splice.poll(cx) {
+            return Poll::Ready(result);
         }
         if let Some((idle, clock)) = &mut clock {
-            if forth.copied + back.copied != before {
+            if splice.copied() != before {
                 last = Instant::now();
             }
             // Moved only when it fires: setting a timer for each read would cost more.
@@ -88,8 +115,43 @@ where
         }
         Poll::Pending
     })
-    .await?;
-    Ok((forth.copied, back.copied))
+    .await
+}
+
+/// Both directions.
+struct Splice<A, B> {
+    a: A,
+    b: B,
+    forth: Direction,
+    back: Direction,
+}
+
+impl<A, B> Splice<A, B>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    fn new(a: A, b: B) -> Self {
+        Self {
+            a,
+            b,
+            forth: Direction::default(),
+            back: Direction::default(),
+        }
+    }
+
+    fn copied(&self) -> u64 {
+        self.forth.copied + self.back.copied
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(u64, u64)>> {
+        let (a, b) = (&mut self.a, &mut self.b);
+        let ended = (self.forth.poll(cx, a, b)?, self.back.poll(cx, b, a)?);
+        if let (Poll::Ready(()), Poll::Ready(())) = ended {
+            return Poll::Ready(Ok((self.forth.copied, self.back.copied)));
+        }
+        Poll::Pending
+    }
 }
 
 /// One direction of a splice.

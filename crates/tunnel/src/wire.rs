@@ -41,6 +41,9 @@ pub struct OpenHeader {
     /// Trace id, passed on as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Key by which the opener may move the stream to another session later; see [`crate::MOVE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<String>,
 }
 
 impl OpenHeader {
@@ -53,6 +56,7 @@ impl OpenHeader {
             target: None,
             deadline_ms: 0,
             trace: None,
+            moves: None,
         }
     }
 

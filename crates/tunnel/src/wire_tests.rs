@@ -24,6 +24,7 @@ fn header() -> impl Strategy<Value = OpenHeader> {
                 plane,
                 target,
                 deadline_ms,
+                moves: trace.clone(),
                 trace,
             },
         )

@@ -263,6 +263,8 @@ async fn a_new_certificate_does_not_cut_what_runs() {
         world: World {
             plan: watch::channel(None).1,
             node: watch::channel(None).1,
+            moves: Default::default(),
+            bulk: tokio::runtime::Handle::current(),
         },
         board: Arc::new(Board::new("hub")),
         tunnels: Arc::default(),

@@ -15,7 +15,6 @@ use farplane_gateway::gateway::Gateway;
 use farplane_gateway::limits::{FailedJoins, Limits};
 use farplane_gateway::metrics::Metrics;
 use farplane_gateway::peer::Peers;
-use farplane_gateway::sessions::Sessions;
 use farplane_gateway::tls::{Material, Sources};
 use farplane_gateway::world::shared::Shared;
 use farplane_gateway::world::{ApiServerPod, Key, Tracked};
@@ -185,7 +184,9 @@ impl Hub {
             client: self.api.client(),
             world: Shared::new(DOMAIN),
             keys: receiver,
-            sessions: Sessions::default(),
+            sessions: Arc::default(),
+            moves: Default::default(),
+            bulk: tokio::runtime::Handle::current(),
             peers: Peers::default(),
             directory: Directory::default(),
             limits: Limits::new(64, usize::MAX),
