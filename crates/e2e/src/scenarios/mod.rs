@@ -6,6 +6,7 @@ mod deletion;
 mod hub;
 mod outages;
 mod security;
+mod troubles;
 mod workloads;
 
 use anyhow::Result;
@@ -117,6 +118,8 @@ pub fn all() -> Vec<Scenario> {
             "a_host_that_is_away_cleans_itself_when_back",
             outages::host_away_at_deletion,
         ),
+        scenario("a_port_in_use_is_named", troubles::port_in_use),
+        scenario("a_full_disk_is_named_and_heals", troubles::full_disk),
         scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
         scenario("a_host_is_removed_to_nothing", deletion::host),
         scenario(
