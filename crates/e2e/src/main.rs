@@ -6,6 +6,7 @@
 //! does not stop the others. Waiting is for conditions: [`world::World::eventually`]. At the
 //! end the hub is purged and the machine compared with what it was before.
 
+mod clock;
 mod machine;
 mod run;
 mod scenarios;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::Parser;
 
 /// Runs the end-to-end scenarios.
@@ -35,10 +37,22 @@ struct Arguments {
     /// How long the hub stays away while Pods must go on serving; at least one check.
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     outage: u64,
+    /// Only run this program with its clock moved by so many seconds; scenarios do so.
+    #[arg(
+        long,
+        hide = true,
+        num_args = 2..,
+        allow_hyphen_values = true,
+        value_names = ["SECONDS", "PROGRAM"]
+    )]
+    shift_clock: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let [seconds, command @ ..] = arguments.shift_clock.as_slice() {
+        return shifted(seconds, command);
+    }
     let outage = Duration::from_secs(arguments.outage);
     let world = match world::World::new(&arguments.dist, &arguments.hub, outage) {
         Ok(world) => world,
@@ -83,5 +97,16 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn shifted(seconds: &str, command: &[String]) -> ExitCode {
+    let seconds = seconds.parse().context("read the seconds");
+    match seconds.and_then(|seconds| clock::run_shifted(seconds, command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod chart;
+mod clocks;
 mod deletion;
 mod hub;
 mod outages;
@@ -120,6 +121,10 @@ pub fn all() -> Vec<Scenario> {
         ),
         scenario("a_port_in_use_is_named", troubles::port_in_use),
         scenario("a_full_disk_is_named_and_heals", troubles::full_disk),
+        scenario(
+            "clocks_ten_minutes_apart_still_join",
+            clocks::ten_minutes_apart,
+        ),
         scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
         scenario("a_host_is_removed_to_nothing", deletion::host),
         scenario(

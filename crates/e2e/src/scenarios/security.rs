@@ -255,19 +255,22 @@ pub fn colliding_names(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A token enrols once; a forged one, and one sent for another organization, never.
-pub fn tokens(world: &World) -> Result<()> {
+/// Address of the gateway for lab hosts, and a fresh token.
+pub fn join_arguments(world: &World) -> Result<(String, String)> {
     let line = world.farplane(&["host", "join-command", "--org", ORG, "--endpoint", "lab"])?;
     let token = line
         .split_whitespace()
         .find(|word| word.starts_with("fpj1."))
-        .context("no token in the join command")?
-        .to_owned();
+        .context("no token in the join command")?;
     let gateway = world.hub_get(&["service", "farplane-gateway", "-n", "farplane-system"])?;
-    let hub = format!(
-        "{}:8443",
-        gateway["spec"]["clusterIP"].as_str().unwrap_or_default()
-    );
+    let address = gateway["spec"]["clusterIP"].as_str();
+    let hub = format!("{}:8443", address.unwrap_or_default());
+    Ok((hub, token.to_owned()))
+}
+
+/// A token enrols once; a forged one, and one sent for another organization, never.
+pub fn tokens(world: &World) -> Result<()> {
+    let (hub, token) = join_arguments(world)?;
     let join = |token: &str, name: &str| {
         let folder = format!("/tmp/join-{name}");
         let command = format!(
