@@ -194,6 +194,8 @@ struct Node<'a> {
     address: String,
     has_sys_resource: bool,
     cgroup_version: u8,
+    /// Two managers of one tree of cgroups take controllers from each other.
+    systemd_cgroups: bool,
 }
 
 impl<'a> Node<'a> {
@@ -206,6 +208,7 @@ impl<'a> Node<'a> {
             address: facts.node_address,
             has_sys_resource: facts.has_sys_resource,
             cgroup_version: facts.cgroup_version,
+            systemd_cgroups: facts.has_systemd && facts.cgroup_version == 2,
         }
     }
 
@@ -268,6 +271,7 @@ impl<'a> Node<'a> {
             cni: self.directory("cni"),
             pause: image_reference(self.world, "pause").unwrap_or_default(),
             restrict_oom_score_adj: !self.has_sys_resource,
+            systemd_cgroups: self.systemd_cgroups,
             own_network: !self.is_flannel(),
         };
         let mut all = vec![
@@ -278,7 +282,7 @@ impl<'a> Node<'a> {
             file("node.kubeconfig", &self.node_kubeconfig(keys), 0o600),
             file(
                 "kubelet.yaml",
-                &config::kubelet(dns, self.has_sys_resource),
+                &config::kubelet(dns, self.has_sys_resource, self.systemd_cgroups),
                 0o600,
             ),
             file(
@@ -293,6 +297,9 @@ impl<'a> Node<'a> {
                 directory("/run/flannel", 0o755),
                 file("cni.template", config::CNI_TEMPLATE, 0o644),
                 file("flannel.json", &config::flannel(&network.pod_cidr), 0o644),
+                directory(&config::path("bin"), 0o755),
+                file("bin/iptables", config::NO_IPTABLES, 0o755),
+                file("bin/ip6tables", config::NO_IPTABLES, 0o755),
             ]);
         }
         all
@@ -318,12 +325,26 @@ impl<'a> Node<'a> {
                 self.program("containerd", "containerd"),
                 format!("--config={}", config::path("containerd.toml")),
             ],
-            environment: BTreeMap::from([("PATH".to_owned(), path)]),
+            environment: BTreeMap::from([
+                ("PATH".to_owned(), path),
+                // It fetches images: an agent behind a proxy adds the proxy to what is said here.
+                ("NO_PROXY".to_owned(), self.inside()),
+            ]),
             wait_for: Vec::new(),
             readiness: Some(Readiness::UnixSocket(SOCKET.to_owned())),
             restart_on: vec![key_of("containerd.toml")],
             remove_after: Vec::new(),
         }
+    }
+
+    /// What no proxy of the site leads to.
+    fn inside(&self) -> String {
+        let network = &self.world.cluster.spec.network;
+        let own = "localhost,127.0.0.0/8,::1,.svc,.cluster.local";
+        format!(
+            "{own},{API_ADDRESS},{},{}",
+            network.service_cidr, network.pod_cidr
+        )
     }
 
     fn images(&self) -> Vec<Unit> {
@@ -342,6 +363,9 @@ impl<'a> Node<'a> {
         Unit::Process {
             name: KUBELET.to_owned(),
             command: vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                config::WITH_NAME_SERVERS.to_owned(),
                 self.program("kubernetes-node", "kubelet"),
                 format!("--config={}", config::path("kubelet.yaml")),
                 format!(
@@ -386,7 +410,13 @@ impl<'a> Node<'a> {
                 format!("--iface={}", self.address),
                 "--ip-masq".to_owned(),
             ],
-            environment: BTreeMap::from([("NODE_NAME".to_owned(), self.name.clone())]),
+            environment: BTreeMap::from([
+                ("NODE_NAME".to_owned(), self.name.clone()),
+                (
+                    "PATH".to_owned(),
+                    format!("{}:{}", config::path("bin"), config::SYSTEM_PATH),
+                ),
+            ]),
             wait_for: vec![CLIENT_CERTIFICATE.to_owned(), CNI_FILE.to_owned()],
             readiness: Some(Readiness::Path("/run/flannel/subnet.env".to_owned())),
             restart_on: vec![key_of("flannel.json"), key_of("node.kubeconfig")],

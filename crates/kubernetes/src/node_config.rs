@@ -21,6 +21,23 @@ pub(crate) const CNI_FILE: &str = "/var/lib/farplane/plane/cni/10-containerd-net
 /// Where programs of the machine are.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Runs the kubelet with the name servers that Pods can use: where a resolver of this machine
+/// answers at a loopback address, those that it asks itself.
+pub(crate) const WITH_NAME_SERVERS: &str = "conf=/etc/resolv.conf; \
+    own=/run/systemd/resolve/resolv.conf; \
+    if [ -s $own ] && ! grep -Ev '^nameserver[[:space:]]+(127\\.|::1)' $conf | grep -q ^nameserver; \
+    then conf=$own; fi; exec \"$0\" \"$@\" --resolv-conf=$conf";
+
+/// What flannel finds as iptables. It works with nftables, but ends where there is no iptables
+/// to look for rules of an earlier life with; there never was one here, and many machines have
+/// no iptables.
+pub(crate) const NO_IPTABLES: &str = r#"#!/bin/sh
+case "$1" in
+--version) echo "iptables v1.8.9 (nf_tables)" ;;
+*) echo "iptables: there are no rules" >&2; exit 1 ;;
+esac
+"#;
+
 const ROOT: &str = "/var/lib/farplane/containerd";
 const STATE: &str = "/run/farplane/containerd";
 const RUNC_ROOT: &str = "/run/farplane/runc";
@@ -66,6 +83,8 @@ pub(crate) struct Runtime {
     pub pause: String,
     /// Without CAP_SYS_RESOURCE scores cannot be lowered.
     pub restrict_oom_score_adj: bool,
+    /// systemd makes the cgroups; the kubelet asks containerd which of both it is.
+    pub systemd_cgroups: bool,
     /// The organization brings its own network plugin, where such plugins go.
     pub own_network: bool,
 }
@@ -109,7 +128,7 @@ impl Runtime {
         let options = table([
             ("BinaryName", format!("{}/runc", self.programs).into()),
             ("Root", RUNC_ROOT.into()),
-            ("SystemdCgroup", false.into()),
+            ("SystemdCgroup", self.systemd_cgroups.into()),
         ]);
         let shim = format!("{}/containerd-shim-runc-v2", self.programs);
         let runc = table([
@@ -161,7 +180,16 @@ fn oom_score_adj(has_sys_resource: bool) -> i32 {
 }
 
 /// Text of the kubelet's configuration.
-pub(crate) fn kubelet(dns: Option<Ipv4Addr>, has_sys_resource: bool) -> String {
+pub(crate) fn kubelet(
+    dns: Option<Ipv4Addr>,
+    has_sys_resource: bool,
+    systemd_cgroups: bool,
+) -> String {
+    let driver = if systemd_cgroups {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
     yaml(&json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -182,8 +210,7 @@ pub(crate) fn kubelet(dns: Option<Ipv4Addr>, has_sys_resource: bool) -> String {
         "clusterDomain": "cluster.local",
         "clusterDNS": dns.map(|address| address.to_string()).into_iter().collect::<Vec<_>>(),
         "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
-        "resolvConf": "/etc/resolv.conf",
-        "cgroupDriver": "cgroupfs",
+        "cgroupDriver": driver,
         "failCgroupV1": false,
         "failSwapOn": false,
         "oomScoreAdj": oom_score_adj(has_sys_resource),
@@ -240,9 +267,10 @@ pub(crate) fn flannel(pod_cidr: &str) -> String {
 pub(crate) fn cleanup(cgroup_version: u8, runc: &str, pod_cidr: &str) -> Unit {
     let shell = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
     let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
-    // Hierarchies are below the mount in version 1; in version 2 there is one.
+    // Hierarchies are below the mount in version 1; in version 2 there is one, and whoever
+    // made the cgroups then may not be who would make them now.
     let cgroups = match cgroup_version {
-        2 => "/sys/fs/cgroup/kubepods",
+        2 => "/sys/fs/cgroup/kubepods /sys/fs/cgroup/kubepods.slice",
         _ => "/sys/fs/cgroup/*/kubepods",
     };
     Unit::Cleanup {
@@ -253,6 +281,11 @@ pub(crate) fn cleanup(cgroup_version: u8, runc: &str, pod_cidr: &str) -> Unit {
                 "for container in {RUNC_ROOT}/k8s.io/*; do [ -d \"$container\" ] || continue; \
                  {runc} --root {RUNC_ROOT}/k8s.io delete --force \"${{container##*/}}\"; done"
             )),
+            // systemd would keep the empty slices, and make them again.
+            shell(
+                "[ ! -d /sys/fs/cgroup/kubepods.slice ] || systemctl stop kubepods.slice"
+                    .to_owned(),
+            ),
             shell(format!(
                 "for top in {cgroups}; do [ -d \"$top\" ] || continue; \
                  find \"$top\" -depth -type d -exec rmdir {{}} +; done"
@@ -265,6 +298,13 @@ pub(crate) fn cleanup(cgroup_version: u8, runc: &str, pod_cidr: &str) -> Unit {
             shell(
                 "rm -f /var/lib/cni/results/farplane-plane-*; \
                  rmdir /var/lib/cni/results /var/lib/cni 2>/dev/null; true"
+                    .to_owned(),
+            ),
+            // Shims have them there, those of the machine's own containerd too.
+            shell(
+                "for socket in /run/containerd/s/*; do \
+                 grep -qsF \"$socket\" /proc/net/unix || rm -f \"$socket\"; done; \
+                 rmdir /run/containerd/s /run/containerd 2>/dev/null; true"
                     .to_owned(),
             ),
         ],

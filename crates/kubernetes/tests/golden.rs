@@ -160,6 +160,19 @@ fn a_host_with_all_rights_and_cgroups_of_version_2() {
 }
 
 #[test]
+fn a_host_on_which_systemd_makes_the_cgroups() {
+    let mut world = small();
+    world.cluster.spec.hosts = names(&["one"]);
+    let facts = world.hosts[0].status.as_mut().unwrap();
+    let facts = facts.facts.as_mut().unwrap();
+    facts.has_sys_resource = true;
+    facts.has_systemd = true;
+    facts.cgroup_version = 2;
+    let (world, keys) = with_keys(world);
+    hold("systemd-host", &plans(&world, &keys));
+}
+
+#[test]
 fn equal_worlds_give_equal_objects() {
     let (world, keys) = with_keys(small());
     let mut turned = world.clone();
