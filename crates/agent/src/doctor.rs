@@ -22,6 +22,11 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 /// Directories in which programs are looked for beside `PATH`.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Oldest versions with which kube-proxy uses nftables.
+const OLDEST_KERNEL: [u32; 3] = [5, 13, 0];
+const OLDEST_NFT: [u32; 3] = [1, 0, 1];
+/// Controllers of cgroup version 2 without which the kubelet ends.
+const CONTROLLERS: &[&str] = &["cpu", "cpuset", "memory", "pids"];
 /// What kube-proxy needs of nftables: sets with concatenations, and verdict maps.
 const NFT_TRIAL: &str = "add table ip farplane-trial
 add chain ip farplane-trial c { type nat hook prerouting priority 0 ; }
@@ -58,6 +63,7 @@ pub fn examine() -> Vec<Finding> {
         found.push(blocking("root", "run the agent as root"));
         return found;
     }
+    found.extend(versions());
     if !has_overlay() {
         found.push(blocking(
             "kernel file system overlay",
@@ -67,9 +73,7 @@ pub fn examine() -> Vec<Finding> {
     let trial = std::thread::spawn(network_trials);
     // A panic in a trial has been reported; the rest is still good.
     found.extend(trial.join().unwrap_or_default());
-    if !Path::new("/sys/fs/cgroup").is_dir() {
-        found.push(blocking("cgroups", "mount /sys/fs/cgroup, as systemd does"));
-    }
+    found.extend(cgroups(Path::new("/sys/fs/cgroup")));
     found.extend(clean_port());
     found
 }
@@ -111,6 +115,64 @@ fn has_overlay() -> bool {
         .lines()
         .any(|line| line.trim_start_matches("nodev").trim() == "overlay")
         || run("modprobe", &["--dry-run", "--quiet", "overlay"], "").is_ok()
+}
+
+/// kube-proxy's own bounds; it ends on anything older.
+fn versions() -> Vec<Finding> {
+    let mut found = Vec::new();
+    let system = nix::sys::utsname::uname().ok();
+    let release = system.map(|it| it.release().to_string_lossy().into_owned());
+    if let Some(release) = release.filter(|it| is_older(it, OLDEST_KERNEL)) {
+        found.push(blocking(
+            format!("a kernel of version {} or newer", text(OLDEST_KERNEL)),
+            format!("upgrade the machine; it runs {release}"),
+        ));
+    }
+    let said = program("nft").and_then(|path| Command::new(path).arg("--version").output().ok());
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    if let Some(said) = said.filter(|it| is_older(it.trim_start_matches("nftables v"), OLDEST_NFT))
+    {
+        found.push(blocking(
+            format!("nft of version {} or newer", text(OLDEST_NFT)),
+            format!("upgrade package nftables; this is {}", said.trim()),
+        ));
+    }
+    found
+}
+
+fn text(version: [u32; 3]) -> String {
+    let [major, minor, patch] = version;
+    match patch {
+        0 => format!("{major}.{minor}"),
+        _ => format!("{major}.{minor}.{patch}"),
+    }
+}
+
+/// Whether the version at the front of a text is below the bound; an odd text is not.
+fn is_older(version: &str, bound: [u32; 3]) -> bool {
+    let numbers = version.split(|c: char| !c.is_ascii_digit()).take(3);
+    let numbers: Vec<u32> = numbers.map_while(|it| it.parse().ok()).collect();
+    !numbers.is_empty() && numbers[..] < bound[..]
+}
+
+/// What the kubelet needs of them.
+fn cgroups(root: &Path) -> Option<Finding> {
+    if !root.is_dir() {
+        return Some(blocking("cgroups", "mount /sys/fs/cgroup, as systemd does"));
+    }
+    // Only version 2 has the list here; in version 1 each is a mount, and runc says what fails.
+    let listed = fs::read_to_string(root.join("cgroup.controllers")).ok()?;
+    let absent = CONTROLLERS
+        .iter()
+        .filter(|&name| !listed.split_whitespace().any(|it| it == *name));
+    let absent: Vec<&str> = absent.copied().collect();
+    (!absent.is_empty()).then(|| {
+        let names = absent.join(", ");
+        blocking(
+            format!("cgroup controllers {names}"),
+            "take cgroup_disable= off the kernel's command line, or use a kernel that has them",
+        )
+    })
 }
 
 /// Another kubelet on the machine would fight for its port.
@@ -200,6 +262,33 @@ mod tests {
             words,
             ["program nft (install it: apt-get install nftables)"]
         );
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for old in ["5.10.0-28-amd64", "4.19", "5.4.0", "1.0.1", "5"] {
+            assert!(is_older(old, OLDEST_KERNEL), "{old}");
+        }
+        for fine in ["5.13.0", "5.15.0-1", "6.1.0-38-cloud-amd64", "10.0", "odd"] {
+            assert!(!is_older(fine, OLDEST_KERNEL), "{fine}");
+        }
+        assert!(is_older("0.9.8 (E.D.S.)", OLDEST_NFT));
+        assert!(!is_older("1.0.6 (Lester Gooch #5)", OLDEST_NFT));
+        assert_eq!(text(OLDEST_KERNEL), "5.13");
+        assert_eq!(text(OLDEST_NFT), "1.0.1");
+    }
+
+    #[test]
+    fn a_controller_that_is_switched_off_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(cgroups(folder.path()), None, "version 1");
+        let list = folder.path().join("cgroup.controllers");
+        fs::write(&list, "cpuset cpu io memory hugetlb pids rdma\n").unwrap();
+        assert_eq!(cgroups(folder.path()), None);
+        fs::write(&list, "cpuset cpu io pids\n").unwrap();
+        let found = cgroups(folder.path()).unwrap();
+        assert_eq!(found.what, "cgroup controllers memory");
+        assert!(cgroups(&folder.path().join("none")).is_some());
     }
 
     #[test]
