@@ -78,10 +78,27 @@ pub fn proxy(hub: &HubAddress, configured: Option<&str>) -> Result<Option<Proxy>
     if let Some(text) = configured {
         return Proxy::parse(text).map(Some);
     }
-    let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
-    let https = variable(["HTTPS_PROXY", "https_proxy"]);
-    let none = variable(["NO_PROXY", "no_proxy"]);
+    let (https, none) = environment();
     Proxy::choose(&hub.host, https.as_deref(), none.as_deref())
+}
+
+/// Address of the proxy towards the hub that the environment names.
+///
+/// # Errors
+/// When the one that applies cannot be used.
+pub fn proxy_of_environment(hub: &HubAddress) -> Result<Option<String>, ProxyError> {
+    let (https, none) = environment();
+    let applies = Proxy::choose(&hub.host, https.as_deref(), none.as_deref())?.is_some();
+    Ok(https.filter(|_| applies))
+}
+
+/// Values of `HTTPS_PROXY` and `NO_PROXY`.
+pub fn environment() -> (Option<String>, Option<String>) {
+    let variable = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+    (
+        variable(["HTTPS_PROXY", "https_proxy"]),
+        variable(["NO_PROXY", "no_proxy"]),
+    )
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ struct Text {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    no_proxy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     node_address: Option<IpAddr>,
 }
 
@@ -50,8 +52,10 @@ pub struct Config {
     pub server_name: Option<String>,
     /// State directory.
     pub state_dir: PathBuf,
-    /// HTTP proxy towards the hub, `http://[user:password@]host:port`.
+    /// HTTP proxy towards the hub and to images, `http://[user:password@]host:port`.
     pub proxy: Option<String>,
+    /// Where images come from without the proxy: names, addresses and ranges with commas.
+    pub no_proxy: Option<String>,
     /// Address by which the other hosts reach this one, when the agent would choose another.
     pub node_address: Option<IpAddr>,
 }
@@ -129,6 +133,7 @@ impl Config {
             server_name: None,
             state_dir: None,
             proxy: None,
+            no_proxy: None,
             node_address: None,
         })
     }
@@ -173,6 +178,7 @@ impl Config {
             server_name: self.server_name.clone(),
             state_dir: Some(self.state_dir.clone()),
             proxy: self.proxy.clone(),
+            no_proxy: self.no_proxy.clone(),
             node_address: self.node_address,
         };
         let text = serde_yaml_ng::to_string(&text).map_err(io::Error::other);
@@ -260,6 +266,7 @@ fn check(text: Text) -> Result<Config, ConfigError> {
         server_name: text.server_name,
         state_dir,
         proxy: text.proxy,
+        no_proxy: text.no_proxy,
         node_address: text.node_address,
     })
 }

@@ -32,6 +32,9 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
+/// Statuses by which proxies ask for a user and password: the one for that, and the one with
+/// which tinyproxy answers wrong ones.
+const PROXY_CREDENTIALS: [u16; 2] = [407, 401];
 /// Clocks that differ by less are not worth a word.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(2);
 
@@ -67,6 +70,16 @@ pub enum EnrolError {
         hub: String,
         /// Which step.
         source: DialError,
+    },
+    /// The proxy does not let us through.
+    #[error("proxy {proxy} refused to connect to {hub} with status {status}; {}", proxy_advice(*status))]
+    ProxyRefused {
+        /// Address of the proxy.
+        proxy: String,
+        /// The hub's address.
+        hub: String,
+        /// HTTP status.
+        status: u16,
     },
     /// Somebody else answered.
     #[error(
@@ -120,9 +133,23 @@ impl EnrolError {
         match self {
             Self::Refused { status, .. } => *status >= 500 || *status == 429 || *status == 408,
             Self::Unreachable { .. } | Self::Broken { .. } | Self::Clock { .. } => true,
+            // A wrong password tried again and again locks accounts.
+            Self::ProxyRefused { status, .. } => !PROXY_CREDENTIALS.contains(status),
             Self::Identity(IdentityError::Write { .. }) => true,
             _ => false,
         }
+    }
+}
+
+/// What to do about a proxy's refusal.
+fn proxy_advice(status: u16) -> &'static str {
+    match status {
+        status if PROXY_CREDENTIALS.contains(&status) => {
+            "it wants a user and password, or others than these: pass --proxy \
+             http://user:password@host:port, special characters as in addresses (%40 for @)"
+        }
+        500.. => "it cannot reach the hub: check the hub's address, and the proxy's own network",
+        _ => "ask its owner to allow CONNECT to this address",
     }
 }
 
@@ -278,6 +305,13 @@ fn skew(headers: &HeaderMap, here: Timestamp) -> String {
 }
 
 fn explain(hub: &str, error: DialError) -> EnrolError {
+    if let DialError::ProxyRefused { proxy, status, .. } = error {
+        return EnrolError::ProxyRefused {
+            proxy,
+            hub: hub.to_owned(),
+            status,
+        };
+    }
     let tls = match &error {
         DialError::Tls { source, .. } => source.get_ref(),
         _ => None,
@@ -354,6 +388,33 @@ mod tests {
         let odd = refusal(StatusCode::BAD_GATEWAY, b"<html>", String::new());
         assert!(odd.to_string().contains("502"));
         assert!(odd.is_retryable());
+    }
+
+    #[test]
+    fn a_proxys_refusal_says_what_to_do_and_passwords_are_not_tried_twice() {
+        let refused = |status| {
+            let proxy = "proxy.test:3128".to_owned();
+            let target = "hub.test:8443".to_owned();
+            explain(
+                "hub.test:8443",
+                DialError::ProxyRefused {
+                    proxy,
+                    target,
+                    status,
+                },
+            )
+        };
+        for (status, words, again) in [
+            (407, "user and password", false),
+            (401, "user and password", false),
+            (403, "allow CONNECT", true),
+            (502, "cannot reach the hub", true),
+        ] {
+            let error = refused(status);
+            assert!(error.to_string().contains(words), "{error}");
+            assert!(error.to_string().contains("proxy.test:3128"), "{error}");
+            assert_eq!(error.is_retryable(), again, "{status}");
+        }
     }
 
     #[test]

@@ -3,13 +3,19 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use farplane_types::HostFacts;
 use nix::sched::sched_getaffinity;
 use nix::unistd::Pid;
+use tokio::time::timeout;
+
+use crate::address::HubAddress;
 
 /// Number of CAP_SYS_RESOURCE in a capability set.
 const CAP_SYS_RESOURCE: u32 = 24;
+/// Longest time for the hub's name: there is another way to know the address.
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Everything that is known right now.
 pub fn collect(node_address: Option<IpAddr>, missing: Vec<String>) -> HostFacts {
@@ -93,6 +99,17 @@ pub fn source_towards(target: SocketAddr) -> Option<IpAddr> {
     socket.connect(target).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+/// As [`node_address`], with the hub's name resolved. Behind a proxy that may not be possible.
+pub async fn find_node_address(configured: Option<IpAddr>, hub: &HubAddress) -> Option<IpAddr> {
+    if configured.is_some() {
+        return configured;
+    }
+    let name = (hub.host.as_str(), hub.port);
+    let found = timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await;
+    let hub = found.ok().and_then(Result::ok).and_then(|mut it| it.next());
+    node_address(None, hub)
 }
 
 /// By which address other hosts reach this one: as configured, else that on the way to the

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use crate::service::{self, ServiceError};
 use crate::state::{Lock, StateError};
 use crate::units::{self, ArtifactSource, Engine, State, Wanted};
 
+/// Where plans have their sockets and other state of what runs.
+const RUNTIME_DIR: &str = "/run/farplane";
 /// Longest time for undoing a plan.
 const UNDO_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -76,17 +78,52 @@ pub async fn leave(config: &Config, config_path: &Path) -> Result<Option<String>
     listen::remove_addresses(&agent_dir, &BTreeSet::new()).await?;
     Identity::forget(&agent_dir)?;
     service::remove(config_path)?;
-    for path in [
-        config_path.to_owned(),
-        agent_dir.join("status.json"),
-        agent_dir.join("removed"),
-    ] {
-        // Harmless without an identity; a configuration may be on a read-only mount.
-        if let Err(error) = files::remove(&path) {
+    erase(config, config_path);
+    Ok(identity.map(|it| it.identity))
+}
+
+/// Removes the service that `join` installed, and with it every file of the agent's own.
+/// False, and nothing done, when there is none: then somebody else starts the agent.
+///
+/// # Errors
+/// When the service stays.
+pub(crate) fn erase_service(config: &Config, config_path: &Path) -> Result<bool, ServiceError> {
+    if !service::is_for(config_path) {
+        return Ok(false);
+    }
+    service::remove(config_path)?;
+    erase(config, config_path);
+    Ok(true)
+}
+
+/// Removes configuration and state. What cannot be removed is harmless without an identity,
+/// such as a configuration on a read-only mount.
+fn erase(config: &Config, config_path: &Path) {
+    let state_dir = &config.state_dir;
+    let outcomes = [
+        (config_path.to_owned(), files::remove(config_path)),
+        (config.agent_dir(), remove_tree(&config.agent_dir())),
+    ];
+    for (path, outcome) in outcomes {
+        if let Err(error) = outcome {
             tracing::warn!(path = %path.display(), %error, "file stays");
         }
     }
-    Ok(identity.map(|it| it.identity))
+    let own = [state_dir.join("artifacts"), state_dir.join("logs")];
+    let shared = [state_dir.as_path(), Path::new(RUNTIME_DIR)];
+    let config_dir = config_path.parent().into_iter();
+    let own = own.iter().map(PathBuf::as_path);
+    for directory in own.chain(shared).chain(config_dir) {
+        // One that somebody keeps something in stays.
+        _ = std::fs::remove_dir(directory);
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn undo(state_dir: &Path) -> Result<(), LeaveError> {

@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use farplane_agent::config::{Config, DEFAULT_PATH, DEFAULT_STATE_DIR};
 use farplane_agent::identity::Identity;
 use farplane_agent::state::Lock;
-use farplane_agent::{VERSION, causes, doctor, enrol, facts, leave, run, service, status};
+use farplane_agent::{
+    VERSION, address, causes, doctor, enrol, facts, files, leave, run, service, status,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -70,9 +72,13 @@ struct JoinArguments {
     /// Name of the host at the hub; this machine's name when left out.
     #[arg(long)]
     name: Option<String>,
-    /// HTTP proxy towards the hub, when HTTPS_PROXY does not name it.
+    /// HTTP proxy towards the hub, and to the registries of images. HTTPS_PROXY when left out.
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
+    /// Registries that are reached without the proxy: names, addresses and ranges, with commas.
+    /// NO_PROXY when left out.
+    #[arg(long, value_name = "LIST")]
+    no_proxy: Option<String>,
     /// Address by which the other hosts reach this one, when the agent would choose another.
     #[arg(long, value_name = "IP")]
     node_address: Option<std::net::IpAddr>,
@@ -222,13 +228,41 @@ fn serve(path: &Path) -> Result<ExitCode> {
 
 async fn join(path: &Path, options: &JoinArguments) -> Result<ExitCode> {
     let mut config = Config::new(&options.hub, Some(&options.token), options.name.as_deref())?;
-    config.proxy.clone_from(&options.proxy);
+    let installs = !options.enrol_only && facts::has_systemd();
+    if installs {
+        // Found now, while the token is good.
+        service::program()?;
+    }
+    (config.proxy, config.no_proxy) = proxy(&config, options)?;
     config.node_address = options.node_address;
     config.state_dir.clone_from(&options.state_dir);
     // It would hold the lock; what it runs goes on.
-    service::stop(path)?;
+    let before = std::fs::read(path).ok();
+    let ran = service::stop(path)?;
+    let (identity, findings) = match enrol(path, config).await {
+        Err(error) if ran => {
+            go_on(path, before.as_deref())?;
+            return Err(error);
+        }
+        other => other?,
+    };
+    say(format_args!("joined as {}\n", identity.identity))?;
+    for finding in &findings {
+        say(format_args!(
+            "this machine lacks {}: {}\n",
+            finding.what, finding.todo
+        ))?;
+    }
+    if options.enrol_only {
+        return Ok(ExitCode::SUCCESS);
+    }
+    start(path, installs)
+}
+
+/// Stores the configuration and gets the identity.
+async fn enrol(path: &Path, mut config: Config) -> Result<(Identity, Vec<doctor::Finding>)> {
     let agent_dir = config.agent_dir();
-    let lock = Lock::take(&agent_dir)?;
+    let _lock = Lock::take(&agent_dir)?;
     // A repeated join finds its own name again; another name is another request.
     config.name = Some(config.host_name()?);
     config.store(path)?;
@@ -247,28 +281,42 @@ async fn join(path: &Path, options: &JoinArguments) -> Result<ExitCode> {
     let findings = tokio::task::spawn_blocking(doctor::examine)
         .await
         .unwrap_or_default();
-    let hub = tokio::net::lookup_host((config.hub.host.as_str(), config.hub.port));
-    let hub = hub.await.ok().and_then(|mut found| found.next());
-    let node = facts::node_address(config.node_address, hub);
+    let node = facts::find_node_address(config.node_address, &config.hub).await;
     let known = facts::collect(node, doctor::missing(&findings));
     let identity = enrol::enrol(&config, &token, known).await?;
-    drop(lock);
-    say(format_args!("joined as {}\n", identity.identity))?;
-    for finding in &findings {
-        say(format_args!(
-            "this machine lacks {}: {}\n",
-            finding.what, finding.todo
-        ))?;
+    Ok((identity, findings))
+}
+
+/// A host that ran and did not join anew goes on as the one that it was.
+fn go_on(path: &Path, before: Option<&[u8]>) -> Result<()> {
+    if let Some(before) = before {
+        files::write_private(path, before).context("failed to put the configuration back")?;
     }
-    if options.enrol_only {
-        return Ok(ExitCode::SUCCESS);
+    service::start()?;
+    tracing::info!("not joined anew, the agent goes on as before");
+    Ok(())
+}
+
+/// The proxy to keep, and what is reached without: as asked for, else as this environment says,
+/// which is not that of the service.
+fn proxy(config: &Config, options: &JoinArguments) -> Result<(Option<String>, Option<String>)> {
+    let excluded = options.no_proxy.clone();
+    let excluded = excluded.or_else(|| address::environment().1);
+    if options.proxy.is_some() {
+        return Ok((options.proxy.clone(), excluded));
     }
-    start(path)
+    let found = address::proxy_of_environment(&config.hub)
+        .context("the variable HTTPS_PROXY cannot be used; set it right, or pass --proxy")?;
+    if found.is_some() {
+        tracing::info!("the hub is reached by the proxy of the variable HTTPS_PROXY from now on");
+    }
+    let excluded = excluded.filter(|_| found.is_some());
+    Ok((found, excluded))
 }
 
 /// Installs the service where there is systemd, else says what is to be run.
-fn start(path: &Path) -> Result<ExitCode> {
-    if !facts::has_systemd() {
+fn start(path: &Path, installs: bool) -> Result<ExitCode> {
+    if !installs {
         return say(format_args!(
             "systemd does not run here; have your service manager run, as root:\n  {} run --config {}\n",
             std::env::current_exe()

@@ -4,7 +4,7 @@
 //! identity -> sessions, plan stream, renewal. End at SIGTERM: sessions are drained, the engine
 //! stops, what the plan runs goes on. End when removed: clean, then the identity is forgotten.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +30,8 @@ use crate::sessions::Tunnels;
 use crate::state::{self, Epoch, Lock, StateError};
 use crate::status::{Board, PlanStatus};
 use crate::tunnel::{Common, Keeper};
-use crate::units::{self, Engine, State};
-use crate::{doctor, facts, plan, service};
+use crate::units::{self, Engine, Outside, State};
+use crate::{address, doctor, facts, leave, plan};
 
 /// Between two looks at the configuration while waiting for a token.
 const CONFIG_LOOK: Duration = Duration::from_secs(1);
@@ -94,9 +94,11 @@ pub async fn run(
     let agent_dir = config.agent_dir();
     let _lock = Lock::take(&agent_dir)?;
     let board = Arc::new(Board::new(&config.hub.to_string()));
+    board.change(|status| status.phase = "starting".to_owned());
     let tunnels = Arc::new(Tunnels::default());
     let repository = Repository::new(Arc::clone(&tunnels), bulk.clone());
-    let engine = Engine::start(&config.state_dir, Arc::new(repository))?;
+    let outside = outside(&config);
+    let engine = Engine::start_behind(outside, &config.state_dir, Arc::new(repository))?;
     let mut parts = JoinSet::new();
     let (writer, place) = (Arc::clone(&board), agent_dir.clone());
     parts.spawn(async move { writer.keep_written(&place).await });
@@ -133,12 +135,20 @@ pub async fn run(
         status.phase = phase.to_owned();
         status.tunnels.clear();
     });
-    if ended == Ended::Removed {
-        agent.forget().await?;
+    if ended == Ended::Stopped || !agent.forget().await? {
+        agent.board.write(&agent_dir);
     }
-    agent.board.write(&agent_dir);
     tracing::info!(phase, "agent ended");
     Ok(ended)
+}
+
+/// The way of the plan's processes to the outside.
+fn outside(config: &Config) -> Option<Outside> {
+    let (proxy, excluded) = address::environment();
+    Some(Outside {
+        proxy: config.proxy.clone().or(proxy)?,
+        excluded: config.no_proxy.clone().or(excluded),
+    })
 }
 
 struct Agent<'a> {
@@ -296,8 +306,10 @@ impl Agent<'_> {
         wait
     }
 
-    /// Nothing of the host is left at the hub, so nothing shall be left here.
-    async fn forget(&self) -> Result<(), RunError> {
+    /// Nothing of the host is left at the hub, so nothing shall be left here. Answers whether
+    /// that is so: a service manager that `join` knows nothing of will start this again, which
+    /// then has to know that its token is spent.
+    async fn forget(&self) -> Result<bool, RunError> {
         let agent_dir = self.config.agent_dir();
         let noted = state::note_removed(&agent_dir, self.config.token.as_ref());
         if let Err(error) = noted {
@@ -307,17 +319,22 @@ impl Agent<'_> {
         if let Err(error) = listen::remove_addresses(&agent_dir, &Default::default()).await {
             tracing::warn!(%error, "address stays on lo");
         }
-        let config = self.config_path.to_owned();
-        let disabled = tokio::task::spawn_blocking(move || service::disable(&config)).await;
-        if let Ok(Err(error)) = disabled {
-            tracing::warn!(%error, "service stays enabled");
-        }
+        let (config, path) = (self.config.clone(), self.config_path.to_owned());
+        let erased = tokio::task::spawn_blocking(move || leave::erase_service(&config, &path));
+        let erased = match erased.await {
+            Ok(Ok(erased)) => erased,
+            Ok(Err(error)) => {
+                tracing::warn!(error = causes(&error), "service stays");
+                false
+            }
+            Err(_) => false,
+        };
         self.board.change(|status| {
             status.identity = None;
             status.certificate_not_after = None;
             status.problems.clear();
         });
-        Ok(())
+        Ok(erased)
     }
 }
 
@@ -363,17 +380,8 @@ struct Look {
 
 impl Look {
     async fn facts(&self) -> HostFacts {
-        facts::collect(self.node_address().await, self.missing.clone())
-    }
-
-    async fn node_address(&self) -> Option<IpAddr> {
-        if self.configured.is_some() {
-            return self.configured;
-        }
-        let name = (self.hub.host.as_str(), self.hub.port);
-        let found = timeout(Duration::from_secs(5), tokio::net::lookup_host(name)).await;
-        let hub: Option<SocketAddr> = found.ok().and_then(Result::ok).and_then(|mut it| it.next());
-        facts::node_address(None, hub)
+        let address = facts::find_node_address(self.configured, &self.hub).await;
+        facts::collect(address, self.missing.clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The agent as a service of systemd.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::files;
@@ -18,6 +18,15 @@ pub enum ServiceError {
     Program {
         /// Why.
         source: io::Error,
+    },
+    /// The program is where files do not stay.
+    #[error(
+        "{program} is in a directory that the system empties, and the service would miss it; move \
+         it first: install -m 0755 {program} /usr/local/bin/farplane-agent"
+    )]
+    Passing {
+        /// This program.
+        program: PathBuf,
     },
     /// The unit file.
     #[error("failed to write {UNIT_PATH}")]
@@ -79,12 +88,30 @@ fn quoted(path: &Path) -> String {
     format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
 }
 
+/// This program's file, when it is one that a service can go on using.
+///
+/// # Errors
+/// When it is where files are removed sooner or later.
+pub fn program() -> Result<PathBuf, ServiceError> {
+    let program = std::env::current_exe().map_err(|source| ServiceError::Program { source })?;
+    if is_passing(&program) {
+        return Err(ServiceError::Passing { program });
+    }
+    Ok(program)
+}
+
+fn is_passing(program: &Path) -> bool {
+    ["/tmp", "/var/tmp", "/run", "/dev/shm"]
+        .iter()
+        .any(|place| program.starts_with(place))
+}
+
 /// Writes the unit, enables and (re)starts it.
 ///
 /// # Errors
 /// When systemd does not take it.
 pub fn install(config: &Path) -> Result<(), ServiceError> {
-    let program = std::env::current_exe().map_err(|source| ServiceError::Program { source })?;
+    let program = program()?;
     std::fs::write(UNIT_PATH, unit(&program, config))
         .map_err(|source| ServiceError::Unit { source })?;
     systemctl(&["daemon-reload"])?;
@@ -93,35 +120,34 @@ pub fn install(config: &Path) -> Result<(), ServiceError> {
 }
 
 /// Whether the service is that of this configuration: agents with other ones may run beside it.
-fn is_for(config: &Path) -> bool {
+pub(crate) fn is_for(config: &Path) -> bool {
     let text = std::fs::read_to_string(UNIT_PATH).unwrap_or_default();
     let end = format!(" --config {}", quoted(config));
     crate::facts::has_systemd() && text.lines().any(|line| line.ends_with(&end))
 }
 
-/// Ends the service of this configuration, where there is one.
+/// Ends the service of this configuration, where there is one; answers whether it ran.
 ///
 /// # Errors
 /// When it does not end.
-pub fn stop(config: &Path) -> Result<(), ServiceError> {
+pub fn stop(config: &Path) -> Result<bool, ServiceError> {
     if !is_for(config) {
-        return Ok(());
+        return Ok(false);
     }
-    systemctl(&["stop", UNIT])
+    let ran = systemctl(&["is-active", UNIT]).is_ok();
+    systemctl(&["stop", UNIT])?;
+    Ok(ran)
 }
 
-/// Keeps the service from being started again; it may be the caller itself.
+/// Starts the service that was stopped.
 ///
 /// # Errors
 /// When systemd does not take it.
-pub fn disable(config: &Path) -> Result<(), ServiceError> {
-    if !is_for(config) {
-        return Ok(());
-    }
-    systemctl(&["disable", UNIT])
+pub fn start() -> Result<(), ServiceError> {
+    systemctl(&["start", UNIT])
 }
 
-/// Removes the unit.
+/// Removes the unit. It may be that of the caller, which runs on.
 ///
 /// # Errors
 /// When its file stays or systemd does not take it.
@@ -129,7 +155,7 @@ pub fn remove(config: &Path) -> Result<(), ServiceError> {
     if !is_for(config) {
         return Ok(());
     }
-    disable(config)?;
+    systemctl(&["disable", UNIT])?;
     files::remove(Path::new(UNIT_PATH)).map_err(|source| ServiceError::Unit { source })?;
     systemctl(&["daemon-reload"])
 }
@@ -167,5 +193,14 @@ mod tests {
         assert!(text.contains("Restart=on-failure"));
         let odd = unit(Path::new("/a\"$%"), Path::new("/b"));
         assert!(odd.contains(r#""/a\"$$%%""#), "{odd}");
+    }
+
+    #[test]
+    fn a_program_that_will_be_gone_is_no_service() {
+        assert!(is_passing(Path::new("/tmp/farplane-agent")));
+        assert!(is_passing(Path::new("/var/tmp/x/farplane-agent")));
+        for fine in ["/usr/local/bin/farplane-agent", "/opt/tmp/a", "/root/a"] {
+            assert!(!is_passing(Path::new(fine)), "{fine}");
+        }
     }
 }

@@ -24,7 +24,7 @@ pub struct Status {
     pub pid: u32,
     /// The hub's address.
     pub hub: String,
-    /// What the agent is doing: `enrolling`, `running`, `stopped`, `removed`.
+    /// What the agent is doing: `starting`, `enrolling`, `running`, `stopped`, `removed`.
     pub phase: String,
     /// Identity at the hub.
     pub identity: Option<String>,

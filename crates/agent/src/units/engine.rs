@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::artifact::Artifacts;
 use super::command::words;
 use super::decide::{self, Goal};
+use super::outside::Outside;
 use super::process::Processes;
 use super::record::{Record, Store};
 use super::{ArtifactSource, Error, Report, State, Wanted, files, guard};
@@ -142,15 +143,22 @@ impl Owner {
     }
 }
 
+/// The task's ends: the caller's last word, states, the plan in force.
+pub(super) type Channels = (
+    watch::Receiver<Option<Wanted>>,
+    watch::Sender<State>,
+    watch::Sender<Option<Arc<HostPlanSpec>>>,
+);
+
 /// Loads what is recorded and makes the task's state.
 pub(super) fn open(
     state_dir: &Path,
     source: Arc<dyn ArtifactSource>,
-    wanted: watch::Receiver<Option<Wanted>>,
-    state: watch::Sender<State>,
-    plan: watch::Sender<Option<Arc<HostPlanSpec>>>,
+    outside: Option<Outside>,
+    channels: Channels,
     stop: CancellationToken,
 ) -> Result<Owner, Error> {
+    let (wanted, state, plan) = channels;
     let agent_dir = state_dir.join("agent");
     for (path, mode) in [(state_dir, 0o755), (&agent_dir, 0o700)] {
         let made = DirBuilder::new().recursive(true).mode(mode).create(path);
@@ -164,7 +172,7 @@ pub(super) fn open(
     let record = store.load()?;
     Ok(Owner {
         state_dir: state_dir.to_owned(),
-        processes: Processes::new(state_dir),
+        processes: Processes::new(state_dir, outside),
         artifacts: Arc::new(Artifacts::new(state_dir)),
         store,
         record,

@@ -28,6 +28,7 @@ mod files;
 mod guard;
 mod image;
 mod kernel;
+mod outside;
 mod pass;
 mod process;
 mod record;
@@ -37,6 +38,8 @@ mod undo;
 
 #[cfg(test)]
 mod tests;
+
+pub use self::outside::Outside;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -155,11 +158,24 @@ impl Engine {
     /// # Errors
     /// When the state directory cannot be used, or its recorded plan cannot be read.
     pub fn start(state_dir: &Path, source: Arc<dyn ArtifactSource>) -> Result<Self, Error> {
+        Self::start_behind(None, state_dir, source)
+    }
+
+    /// As [`Engine::start`], where the way outside leads through a proxy.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_behind(
+        outside: Option<Outside>,
+        state_dir: &Path,
+        source: Arc<dyn ArtifactSource>,
+    ) -> Result<Self, Error> {
         let (wanted, hear) = watch::channel(None);
         let (tell, state) = watch::channel(State::Unknown);
         let (in_force, plan) = watch::channel(None);
         let stop = CancellationToken::new();
-        let owner = engine::open(state_dir, source, hear, tell, in_force, stop.clone())?;
+        let channels = (hear, tell, in_force);
+        let owner = engine::open(state_dir, source, outside, channels, stop.clone())?;
         let task = tokio::spawn(owner.run());
         Ok(Self {
             wanted,

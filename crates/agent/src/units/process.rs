@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::complaint;
+use super::outside::Outside;
 
 /// Time that a process has to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ pub struct Processes {
     places: Places,
     changed: Arc<Notify>,
     children: BTreeMap<String, Running>,
+    outside: Option<Outside>,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ struct Running {
 
 impl Processes {
     /// No children yet; what runs from before is adopted when it is started.
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(state_dir: &Path, outside: Option<Outside>) -> Self {
         Self {
             places: Places {
                 records: state_dir.join("agent/processes"),
@@ -50,6 +52,7 @@ impl Processes {
             },
             changed: Arc::new(Notify::new()),
             children: BTreeMap::new(),
+            outside,
         }
     }
 
@@ -68,9 +71,12 @@ impl Processes {
     /// Starts a process, or adopts it when what runs is what the digest says. What else
     /// runs by this name is ended first, whoever started it.
     pub fn start(&mut self, unit: &Unit, digest: &str) {
-        let Some(program) = program(unit, digest) else {
+        let Some(mut program) = program(unit, digest) else {
             return;
         };
+        if let Some(outside) = &self.outside {
+            outside.add_to(&mut program.environment);
+        }
         let name = program.name.clone();
         let child = Child::start(program, &self.places, self.changed.clone());
         self.children.insert(
