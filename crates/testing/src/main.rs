@@ -1,12 +1,13 @@
 //! `farplane-test-server`: what tests run inside Pods.
 //!
 //! One static program for an empty image: an HTTP server, a validating webhook, an
-//! aggregated API, a client, a certificate maker. Not for anything but tests: it answers
+//! aggregated API, a client, an HTTP proxy, a certificate maker. Not for anything but tests: it answers
 //! everyone and shows its environment.
 
 mod apiservice;
 mod certificate;
 mod fetch;
+mod proxy;
 mod serve;
 mod tls;
 mod webhook;
@@ -43,6 +44,8 @@ enum Mode {
     Apiservice(TlsServer),
     /// Fetch a URL and print the body
     Fetch(fetch::FetchArgs),
+    /// Serve as an HTTP proxy that knows CONNECT only
+    Proxy(proxy::ProxyArgs),
     /// Print the addresses of a name, one per line
     Resolve {
         /// Name
@@ -91,6 +94,7 @@ async fn run(mode: Mode) -> Result<()> {
             Mode::Webhook(server) => over_tls(&server, webhook::router()).await,
             Mode::Apiservice(server) => over_tls(&server, apiservice::router()).await,
             Mode::Fetch(args) => fetch::run(&args).await,
+            Mode::Proxy(args) => proxy::run(&args).await,
             Mode::Resolve { name } => fetch::resolve(&name).await,
             Mode::SelfSigned(args) => certificate::run(&args),
             Mode::Sleep => std::future::pending().await,
