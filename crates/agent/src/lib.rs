@@ -24,7 +24,6 @@ pub mod facts;
 pub mod files;
 pub mod identity;
 pub mod leave;
-pub mod lines;
 pub mod listen;
 pub mod pin;
 pub mod plan;

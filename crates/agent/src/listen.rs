@@ -5,7 +5,7 @@
 //! added is written down first. A connection whose stream breaks is reset at once, so that its
 //! program tries anew instead of waiting for an answer that is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use farplane_tunnel::{Class, MovingStream, OpenHeader, splice_moving};
 use farplane_types::wire::service;
-use farplane_types::{HostPlanSpec, Listener};
+use farplane_types::{HostPlanSpec, Listener, UnitState, UnitStatus};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::runtime::Handle;
@@ -28,6 +28,8 @@ use crate::sessions::Tunnels;
 use crate::status::Board;
 use crate::{doctor, files};
 
+/// How problems of listeners begin on the board; the address follows.
+const SUBJECT: &str = "listener ";
 /// How long a connection waits for a session to the hub.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at whether an address is still there.
@@ -188,9 +190,22 @@ impl Listeners {
     }
 }
 
+/// Listeners that are not there, of the problems on the board.
+pub fn absent(problems: &BTreeMap<String, String>) -> Vec<UnitStatus> {
+    let of = |(subject, message): (&String, &String)| {
+        let address = subject.strip_prefix(SUBJECT)?;
+        Some(UnitStatus {
+            unit: format!("listener/{address}"),
+            state: UnitState::Failed,
+            message: message.clone(),
+        })
+    };
+    problems.iter().filter_map(of).collect()
+}
+
 /// Keeps one listener there.
 async fn serve(wish: Wish, hub: Hub, board: Arc<Board>, record: Arc<RecordFile>) {
-    let subject = format!("listener {}", wish.address);
+    let subject = format!("{SUBJECT}{}", wish.address);
     // Ends every connection when this future is dropped.
     let open = CancellationToken::new();
     let _end = open.clone().drop_guard();

@@ -7,15 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_tunnel::lines::{self, LineError, LineReader, MAX_LINE_BYTES};
 use farplane_tunnel::{Class, OpenHeader, TunnelStream};
-use farplane_types::HostFacts;
 use farplane_types::wire::{AgentMessage, PlanMessage, service};
+use farplane_types::{HostFacts, UnitStatus};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::lines::{self, LineError, LineReader};
+use crate::listen;
 use crate::sessions::Tunnels;
+use crate::status::{Board, Status};
 use crate::units::{Engine, State, Wanted};
 
 /// Shortest time between two reports: units change in bursts.
@@ -63,7 +65,15 @@ enum Said {
 }
 
 /// Follows the plan until the host is removed and clean.
-pub async fn follow(tunnels: &Tunnels, host: &impl Host, facts: &watch::Receiver<HostFacts>) {
+///
+/// Listeners of the plan are no units, as they follow the tunnel and not the engine; one that is
+/// not there (`board`) is told as a unit that failed, so that the hub says why.
+pub async fn follow(
+    tunnels: &Tunnels,
+    host: &impl Host,
+    facts: &watch::Receiver<HostFacts>,
+    board: &Board,
+) {
     loop {
         let (number, session) = tunnels.session(Class::Interactive).await;
         let header = OpenHeader::new(Class::Interactive, service::PLAN);
@@ -82,7 +92,7 @@ pub async fn follow(tunnels: &Tunnels, host: &impl Host, facts: &watch::Receiver
             }
         };
         let ended = tokio::select! {
-            ended = exchange(stream, host, facts.clone()) => ended,
+            ended = exchange(stream, host, facts.clone(), board.subscribe()) => ended,
             () = tunnels.replaced(Class::Interactive, number) => Ok(End::Stream),
         };
         match ended {
@@ -101,11 +111,12 @@ async fn exchange(
     stream: TunnelStream,
     host: &impl Host,
     facts: watch::Receiver<HostFacts>,
+    board: watch::Receiver<Status>,
 ) -> Result<End, LineError> {
     let (input, output) = tokio::io::split(stream);
     let (sender, said) = watch::channel(Said::NotYet);
     let down = down(input, host, &sender);
-    let up = up(output, host.state(), facts, said);
+    let up = up(output, host.state(), facts, said, board);
     tokio::pin!(down);
     tokio::select! {
         ended = &mut down => ended.map(|()| End::Stream),
@@ -123,7 +134,7 @@ async fn down(
     host: &impl Host,
     said: &watch::Sender<Said>,
 ) -> Result<(), LineError> {
-    let mut lines = LineReader::new(BufReader::new(input));
+    let mut lines = LineReader::new(BufReader::new(input), MAX_LINE_BYTES);
     loop {
         let message = match lines.next::<PlanMessage>().await {
             Ok(Some(message)) => message,
@@ -158,13 +169,15 @@ async fn up(
     mut state: watch::Receiver<State>,
     mut facts: watch::Receiver<HostFacts>,
     mut said: watch::Receiver<Said>,
+    mut board: watch::Receiver<Status>,
 ) -> Result<(), LineError> {
     let now = facts.borrow_and_update().clone();
     lines::send(&mut output, &AgentMessage::Facts(now)).await?;
     let mut told = None;
     loop {
         let word = *said.borrow_and_update();
-        let message = message(word, &state.borrow_and_update());
+        let absent = listen::absent(&board.borrow_and_update().problems);
+        let message = message(word, &state.borrow_and_update(), absent);
         if let Some(message) = message.filter(|it| told.as_ref() != Some(&(word, it.clone()))) {
             lines::send(&mut output, &message).await?;
             if word == Said::Removed && message == AgentMessage::Clean {
@@ -177,6 +190,7 @@ async fn up(
         tokio::select! {
             Ok(()) = state.changed() => {}
             Ok(()) = said.changed() => {}
+            Ok(()) = board.changed() => {}
             Ok(()) = facts.changed() => {
                 let now = facts.borrow_and_update().clone();
                 lines::send(&mut output, &AgentMessage::Facts(now)).await?;
@@ -187,14 +201,14 @@ async fn up(
 }
 
 /// What to tell, if anything.
-fn message(said: Said, state: &State) -> Option<AgentMessage> {
+fn message(said: Said, state: &State, absent: Vec<UnitStatus>) -> Option<AgentMessage> {
     match (said, state) {
         (Said::NotYet, _) | (_, State::Unknown) | (Said::Plan, State::Clean) => None,
         (Said::Nothing | Said::Removed, State::Clean) => Some(AgentMessage::Clean),
         (_, State::Report(report)) => Some(AgentMessage::Report {
             generation: report.generation,
             applied: report.applied,
-            units: report.units.clone(),
+            units: report.units.iter().cloned().chain(absent).collect(),
         }),
     }
 }

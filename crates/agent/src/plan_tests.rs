@@ -10,6 +10,7 @@ use tokio::io::DuplexStream;
 struct Script {
     wanted: Mutex<Vec<Wanted>>,
     state: watch::Sender<State>,
+    board: Board,
 }
 
 impl Host for Script {
@@ -73,6 +74,7 @@ fn start() -> (
     let script = Arc::new(Script {
         wanted: Mutex::default(),
         state: watch::Sender::new(State::Unknown),
+        board: Board::new("hub"),
     });
     let (facts, seen) = watch::channel(HostFacts::default());
     let host = Arc::clone(&script);
@@ -81,11 +83,11 @@ fn start() -> (
         let (sender, said) = watch::channel(Said::NotYet);
         tokio::select! {
             ended = down(input, host.as_ref(), &sender) => panic!("{ended:?}"),
-            ended = up(output, host.state(), seen, said) => ended.unwrap(),
+            ended = up(output, host.state(), seen, said, host.board.subscribe()) => ended.unwrap(),
         }
     });
     let (input, output) = tokio::io::split(far);
-    let lines = LineReader::new(BufReader::new(input));
+    let lines = LineReader::new(BufReader::new(input), MAX_LINE_BYTES);
     (Hub { lines, output }, script, facts, task)
 }
 
@@ -110,6 +112,33 @@ async fn facts_come_first_and_reports_once_the_hub_has_spoken() {
         other => panic!("{other:?}"),
     }
     assert_eq!(script.wanted.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_not_there_is_told() {
+    let (mut hub, script, _facts, _task) = start();
+    script.state.send_replace(report(1, true));
+    assert!(matches!(hub.hears().await, AgentMessage::Facts(_)));
+    hub.says(&plan(1)).await;
+    let listeners = |message: AgentMessage| match message {
+        AgentMessage::Report { units, .. } => {
+            let of = |it: &UnitStatus| it.unit.starts_with("listener/");
+            units.into_iter().filter(of).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(listeners(hub.hears().await), []);
+    let taken = Some("it is taken".to_owned());
+    script.board.problem("listener 198.18.0.1:6443", taken);
+    script
+        .board
+        .problem("certificate", Some("other".to_owned()));
+    let told = listeners(hub.hears().await);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].unit, "listener/198.18.0.1:6443");
+    assert_eq!(told[0].message, "it is taken");
+    script.board.problem("listener 198.18.0.1:6443", None);
+    assert_eq!(listeners(hub.hears().await), []);
 }
 
 #[tokio::test]

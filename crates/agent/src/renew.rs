@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::enrol;
 use crate::identity::{self, Identity, IdentityError};
-use crate::lines::{LineError, LineReader};
 use crate::sessions::{NoStream, Tunnels};
 use crate::status::Board;
+use farplane_tunnel::lines::{LineError, LineReader, MAX_LINE_BYTES};
 
 /// Longest step of the clock that is waited for at once: it may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(30);
@@ -149,7 +149,7 @@ impl Renewal {
         let broken = |source| LineError::Stream { source };
         output.write_all(&line).await.map_err(broken)?;
         output.shutdown().await.map_err(broken)?;
-        let mut lines = LineReader::new(BufReader::new(input));
+        let mut lines = LineReader::new(BufReader::new(input), MAX_LINE_BYTES);
         match lines.next::<Answer>().await? {
             None => Err(RenewError::NoAnswer),
             Some(Answer::Issued(issued)) => Ok(*issued),

@@ -221,7 +221,7 @@ impl Agent<'_> {
         };
         parts.spawn(renewal.run());
         let ended = tokio::select! {
-            () = plan::follow(&self.tunnels, engine, &facts) => Ended::Removed,
+            () = plan::follow(&self.tunnels, engine, &facts, &self.board) => Ended::Removed,
             () = self.shutdown.cancelled() => Ended::Stopped,
         };
         stop.cancel();

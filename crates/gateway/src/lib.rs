@@ -22,7 +22,6 @@ pub mod http;
 pub mod issue;
 pub mod join;
 pub mod limits;
-pub mod lines;
 pub mod metrics;
 pub mod operations;
 pub mod passthrough;

@@ -10,15 +10,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farplane_tunnel::TunnelStream;
-use farplane_types::wire::{AgentMessage, MAX_LINE_BYTES, PlanMessage};
+use farplane_types::wire::{AgentMessage, PlanMessage};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::watch;
 
 use crate::gateway::Gateway;
-use crate::lines::{self, LineError, LineReader};
 use crate::report::{self, Pending, Report};
 use crate::world::Key;
 use crate::world::lookup::PlanState;
+use farplane_tunnel::lines::{self, LineError, LineReader, MAX_LINE_BYTES};
 
 /// How a plan stream ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -24,9 +24,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
-use crate::lines::{self, LineReader};
 use crate::testing::{DOMAIN, Keyring, Leaf, tls};
 use crate::{Settings, run};
+use farplane_tunnel::lines::{self, LineReader};
 
 /// Ends the process with the test.
 struct Running(Child);

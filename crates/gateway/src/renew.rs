@@ -14,9 +14,9 @@ use tokio::io::{AsyncWriteExt as _, BufReader};
 
 use crate::gateway::Gateway;
 use crate::issue::{self, IssueError};
-use crate::lines::{self, LineError, LineReader};
 use crate::route::HostIdentity;
 use crate::status;
+use farplane_tunnel::lines::{self, LineError, LineReader};
 
 /// Longest request line, in bytes.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;

@@ -30,6 +30,7 @@ mod control;
 pub mod dial;
 mod driver;
 mod error;
+pub mod lines;
 mod liveness;
 pub mod metrics;
 mod moving;

@@ -1,14 +1,11 @@
 //! Messages between agent and gateway that are not byte streams: the join request, and
 //! the lines on the `plan` and `renew` streams.
 //!
-//! Lines are JSON, one message each, at most [`MAX_LINE_BYTES`]. Unknown fields are ignored.
+//! Lines are JSON, one message each, at most 4 MiB each. Unknown fields are ignored.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{HostFacts, HostPlanSpec, UnitStatus};
-
-/// Longest line on a message stream, in bytes.
-pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Services at the hub that an agent may open, and at an agent that the hub may open.
 pub mod service {

@@ -1,12 +1,13 @@
-//! JSON messages, one per line, each bounded: what `plan` and `renew` streams carry.
+//! JSON messages, one per line, each bounded: what the streams `plan` and `renew` carry.
 
 use std::io;
 
-use farplane_types::wire::MAX_LINE_BYTES;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+/// Longest line of a message, in bytes.
+pub const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 /// Memory that a burst may leave behind.
 const KEPT_BYTES: usize = 64 * 1024;
 
@@ -20,8 +21,11 @@ pub enum LineError {
         source: io::Error,
     },
     /// A line without end.
-    #[error("a line is longer than {MAX_LINE_BYTES} bytes")]
-    TooLong,
+    #[error("a line is longer than {max} bytes")]
+    TooLong {
+        /// The bound, in bytes.
+        max: usize,
+    },
     /// A line that is no message.
     #[error("a line is no message that is known here: {source}")]
     Malformed {
@@ -34,14 +38,16 @@ pub enum LineError {
 pub struct LineReader<R> {
     input: R,
     line: Vec<u8>,
+    max: usize,
 }
 
 impl<R: AsyncBufRead + Unpin> LineReader<R> {
-    /// Reads from this.
-    pub fn new(input: R) -> Self {
+    /// Lines of at most `max` bytes.
+    pub fn new(input: R, max: usize) -> Self {
         Self {
             input,
             line: Vec::new(),
+            max,
         }
     }
 
@@ -51,14 +57,13 @@ impl<R: AsyncBufRead + Unpin> LineReader<R> {
     /// After [`LineError::Malformed`] the next line can still be read.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LineError> {
         self.line.clear();
-        self.line.shrink_to(KEPT_BYTES);
         loop {
             let available = self.input.fill_buf().await;
             let available = available.map_err(|source| LineError::Stream { source })?;
             let end = available.iter().position(|byte| *byte == b'\n');
             let part = end.unwrap_or(available.len());
-            if self.line.len() + part > MAX_LINE_BYTES {
-                return Err(LineError::TooLong);
+            if self.line.len() + part > self.max {
+                return Err(LineError::TooLong { max: self.max });
             }
             self.line.extend_from_slice(&available[..part]);
             let finished = available.is_empty();
@@ -68,6 +73,7 @@ impl<R: AsyncBufRead + Unpin> LineReader<R> {
             }
             if end.is_some() || finished {
                 let message = serde_json::from_slice(&self.line);
+                self.line.shrink_to(KEPT_BYTES);
                 return message.map_err(|source| LineError::Malformed { source });
             }
         }
@@ -83,13 +89,15 @@ where
     W: AsyncWrite + Unpin,
     T: Serialize,
 {
-    let mut line = serde_json::to_vec(message).map_err(|source| LineError::Malformed { source })?;
+    let line = serde_json::to_vec(message).map_err(|source| LineError::Malformed { source })?;
     if line.len() > MAX_LINE_BYTES {
-        return Err(LineError::TooLong);
+        return Err(LineError::TooLong {
+            max: MAX_LINE_BYTES,
+        });
     }
-    line.push(b'\n');
     let broken = |source| LineError::Stream { source };
     output.write_all(&line).await.map_err(broken)?;
+    output.write_all(b"\n").await.map_err(broken)?;
     output.flush().await.map_err(broken)
 }
 
@@ -102,10 +110,12 @@ mod tests {
     async fn lines_split_anywhere_read_the_same() {
         let text = b"\"one\"\nnonsense\n\"two\"";
         for capacity in 1..text.len() {
-            let mut lines = LineReader::new(BufReader::with_capacity(capacity, &text[..]));
+            let mut lines = LineReader::new(BufReader::with_capacity(capacity, &text[..]), 16);
             assert_eq!(lines.next().await.unwrap(), Some("one".to_owned()));
-            let odd = lines.next::<String>().await;
-            assert!(matches!(odd, Err(LineError::Malformed { .. })));
+            assert!(matches!(
+                lines.next::<String>().await,
+                Err(LineError::Malformed { .. })
+            ));
             assert_eq!(lines.next().await.unwrap(), Some("two".to_owned()));
             assert_eq!(lines.next::<String>().await.unwrap(), None);
         }
@@ -113,8 +123,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_without_end_is_refused_at_the_bound() {
-        let endless = BufReader::new(tokio::io::repeat(b'x'));
-        let read = LineReader::new(endless).next::<String>().await;
-        assert!(matches!(read, Err(LineError::TooLong)));
+        let endless = tokio::io::repeat(b'x');
+        let mut lines = LineReader::new(BufReader::new(endless), 1000);
+        assert!(matches!(
+            lines.next::<String>().await,
+            Err(LineError::TooLong { max: 1000 })
+        ));
     }
 }
