@@ -6,6 +6,7 @@ mod clocks;
 mod deletion;
 mod hub;
 mod outages;
+mod proxy;
 mod security;
 mod troubles;
 mod workloads;
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Scenario> {
             "join_tokens_work_once_and_only_for_their_organization",
             security::tokens,
         ),
+        scenario("a_host_joins_through_a_proxy", proxy::joins),
         scenario("the_agent_dies_and_pods_go_on", bad_days::agent_killed),
         scenario("the_gateway_dies_and_comes_back", bad_days::gateway_killed),
         scenario(
