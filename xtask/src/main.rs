@@ -15,6 +15,7 @@ mod deny;
 mod deps;
 mod dist;
 mod images;
+mod machine;
 mod oci;
 mod progress;
 mod recipe;
@@ -74,6 +75,15 @@ enum Task {
         /// Only end-to-end scenarios whose name contains this text, and those that set up.
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
+    },
+    /// Try a real Debian machine: join, node, Pod, reboot, removal, and all that through a proxy.
+    ///
+    /// Emulates the machine with qemu-system-x86_64, on a hub of its own name, and removes both
+    /// at the end. Takes a quarter of an hour or more; not part of the tests. Needs the Debian
+    /// packages qemu-system-x86, mmdebstrap, e2fsprogs and openssh-client.
+    TryMachine {
+        #[command(flatten)]
+        own: Own,
     },
     /// Measure what SPEC.md promises.
     Bench(bench::Options),
@@ -143,6 +153,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Deny => deny::run(root, &Cache::open()?),
         Task::Test { only } => test::run(root, only.as_deref()),
+        Task::TryMachine { own } => machine::run(root, &own),
         Task::Bench(options) => bench::run(root, &options),
     }
 }
