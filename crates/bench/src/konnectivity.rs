@@ -196,7 +196,16 @@ async fn echoes(sides: Pair<&Side>, scale: Scale) -> Result<Vec<Row>> {
     let copies = echo_row(sides, scale, question, Some(false)).await?;
     let question = "echo beside two bulk copies and one stalled stream, p99";
     let stalled = echo_row(sides, scale, question, Some(true)).await?;
-    Ok(vec![alone, copies, stalled])
+    let ratio = ratio(alone.value, stalled.value)?;
+    Ok(vec![alone, copies, stalled, ratio])
+}
+
+/// How much longer an echo through the real gateway and agent takes beside the load than alone.
+fn ratio(alone: Option<f64>, loaded: Option<f64>) -> Result<Row> {
+    let (alone, loaded) = alone.zip(loaded).context("an echo never came back")?;
+    let question = "Farplane: echo p99 beside two bulk copies and one stalled stream, of alone";
+    let value = crate::stats::rounded(loaded / alone, 2);
+    Ok(Row::told(KONNECTIVITY, question, value, "x").at_most(2.0))
 }
 
 /// One row of echoes; `load` says whether there is any, and whether it has a stalled stream.
