@@ -79,7 +79,7 @@ enum Task {
     /// Try a real Debian machine: join, node, Pod, reboot, removal, and all that through a proxy.
     ///
     /// Emulates the machine with qemu-system-x86_64, on a hub of its own name, and removes both
-    /// at the end. Takes a quarter of an hour or more; not part of the tests. Needs the Debian
+    /// at the end. Takes five to fifteen minutes; not part of the tests. Needs the Debian
     /// packages qemu-system-x86, mmdebstrap, e2fsprogs and openssh-client.
     TryMachine {
         #[command(flatten)]
