@@ -3,8 +3,9 @@
 //! Connections of their own keep bulk bytes out of the way of urgent ones on the network, but on
 //! a runtime that both share, urgent tasks still queue behind the encryption of bulk data: on two
 //! cores the p99 of an echo beside two copies was some 20 times the idle one. On threads of
-//! their own with a lower priority the kernel lets the urgent ones run first, and it was one to
-//! four times the idle one, with the median below it (benchmark question 3).
+//! their own with a lower priority the kernel lets the urgent ones run first, and it is about the
+//! idle one (benchmark question 3). `SCHED_IDLE` was tried and is worse: the kernel takes
+//! a core that runs such a thread for a free one.
 
 use std::io;
 
