@@ -34,7 +34,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// Statuses by which proxies ask for a user and password: the one for that, and the one with
 /// which tinyproxy answers wrong ones.
-const PROXY_CREDENTIALS: [u16; 2] = [407, 401];
+pub(crate) const PROXY_CREDENTIALS: [u16; 2] = [407, 401];
 /// Clocks that differ by less are not worth a word.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(2);
 

@@ -37,6 +37,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause: a hub that is back has its hosts back soon after.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Pause after a proxy that wants other credentials: it may lock those who keep on asking.
+const PROXY_PAUSE: Duration = Duration::from_secs(60);
 /// A session that lived longer was a good one.
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// How long streams may go on before a session with an old certificate is given up.
@@ -73,6 +75,14 @@ fn pause(failures: u32, spread: f64) -> Duration {
         .unwrap_or(u32::MAX);
     let longest = FIRST_PAUSE.saturating_mul(factor.max(1)).min(MAX_PAUSE);
     longest.mul_f64(0.5 + spread.clamp(0.0, 1.0) / 2.0)
+}
+
+/// Whether a proxy wants credentials, or other ones (some answer 401).
+fn wants_credentials(error: &ConnectError) -> bool {
+    let ConnectError::Dial(DialError::ProxyRefused { status, .. }) = error else {
+        return false;
+    };
+    crate::enrol::PROXY_CREDENTIALS.contains(status)
 }
 
 /// Bounds of a session: a host has few streams and little memory to spare.
@@ -112,6 +122,8 @@ pub struct Keeper {
     class: Class,
     common: Common,
     failures: u32,
+    /// The last dial ended at a proxy that asked for credentials.
+    proxy_refused: bool,
     /// Kept from the old session's end until the new one has its place: without it the other
     /// class would begin to change while this one has no session.
     turn: Option<OwnedMutexGuard<()>>,
@@ -132,6 +144,7 @@ impl Keeper {
             class,
             common,
             failures: 0,
+            proxy_refused: false,
             turn: None,
         }
     }
@@ -152,6 +165,7 @@ impl Keeper {
                 connected = self.connect(&identity) => connected,
                 () = shutdown.cancelled() => return,
             };
+            self.proxy_refused = matches!(&connected, Err(error) if wants_credentials(error));
             match connected {
                 Ok((session, incoming)) => {
                     self.connected(&session, incoming);
@@ -165,8 +179,13 @@ impl Keeper {
                 }
             }
             if self.failures > 0 {
+                let least = if self.proxy_refused {
+                    PROXY_PAUSE
+                } else {
+                    Duration::ZERO
+                };
                 tokio::select! {
-                    () = sleep(pause(self.failures, rand::random())) => {}
+                    () = sleep(pause(self.failures, rand::random()).max(least)) => {}
                     () = shutdown.cancelled() => return,
                 }
             }
@@ -345,6 +364,21 @@ async fn stop(session: &Session, class: Class) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_refused_credentials_make_the_agent_patient() {
+        let refused = |status| {
+            let (proxy, target) = ("p:3128".to_owned(), "h:8443".to_owned());
+            let refused = DialError::ProxyRefused {
+                proxy,
+                target,
+                status,
+            };
+            wants_credentials(&ConnectError::Dial(refused))
+        };
+        assert!(refused(401) && refused(407));
+        assert!(!refused(403) && !refused(502));
+    }
 
     #[test]
     fn pauses_begin_short_grow_and_are_capped() {

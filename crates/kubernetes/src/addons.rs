@@ -206,7 +206,8 @@ fn container(image: &str) -> Value {
     json!({
         "name": COREDNS,
         "image": image,
-        "imagePullPolicy": "IfNotPresent",
+        // Its plan brings it to every host; nobody on the internet is asked for it.
+        "imagePullPolicy": "Never",
         "command": ["/usr/local/bin/coredns"],
         "args": ["-conf", "/etc/coredns/Corefile"],
         "ports": [

@@ -291,6 +291,17 @@ impl<'a> Node<'a> {
                 0o600,
             ),
         ];
+        if let Some(registry) = config::closed_registry(&runtime.pause) {
+            all.extend([
+                directory(&config::path(config::REGISTRIES), 0o755),
+                directory(&config::path(&registry), 0o755),
+                file(
+                    &format!("{registry}/hosts.toml"),
+                    config::NO_REGISTRY,
+                    0o644,
+                ),
+            ]);
+        }
         if self.is_flannel() {
             all.extend([
                 directory(&config::path("cni"), 0o755),

@@ -28,6 +28,18 @@ pub(crate) const WITH_NAME_SERVERS: &str = "conf=/etc/resolv.conf; \
     if [ -s $own ] && ! grep -Ev '^nameserver[[:space:]]+(127\\.|::1)' $conf | grep -q ^nameserver; \
     then conf=$own; fi; exec \"$0\" \"$@\" --resolv-conf=$conf";
 
+/// Directory with what containerd does for single registries.
+pub(crate) const REGISTRIES: &str = "certs.d";
+/// Our images come with the plan. Whoever owns their registry's name on the internet, or
+/// answers for it, is never asked for one that is missing.
+pub(crate) const NO_REGISTRY: &str = "server = \"https://127.0.0.1:1\"\n";
+
+/// Directory of the registry of this image reference.
+pub(crate) fn closed_registry(reference: &str) -> Option<String> {
+    let (registry, _) = reference.split_once('/')?;
+    Some(format!("{REGISTRIES}/{registry}"))
+}
+
 /// What flannel finds as iptables. It works with nftables, but ends where there is no iptables
 /// to look for rules of an earlier life with; there never was one here, and many machines have
 /// no iptables.
@@ -157,7 +169,13 @@ impl Runtime {
             ("containerd", containerd.into()),
         ]);
         let pinned = table([("sandbox", self.pause.clone().into())]);
-        let images = table([("pinned_images", pinned.into())]);
+        // The machine's own registries stay as they are.
+        let registries = format!("{}:/etc/containerd/certs.d", path(REGISTRIES));
+        let registry = table([("config_path", registries.into())]);
+        let images = table([
+            ("pinned_images", pinned.into()),
+            ("registry", registry.into()),
+        ]);
         let opt = table([("path", format!("{ROOT}/opt").into())]);
         table([
             ("io.containerd.cri.v1.images", images.into()),

@@ -312,6 +312,17 @@ fn a_host_that_is_no_node_says_why() {
             .1
             .contains("its kubelet says: disk pressure")
     );
+    let limping = |world: &mut World| {
+        world.view = Some(view(&[("one", "True", ""), ("two", "True", "")], 1));
+        reported(
+            json!([{ "unit": "process/flannel", "state": "failed", "message": "no iptables" }]),
+        )(world);
+    };
+    let (done, message) = of_two(limping);
+    assert!(
+        !done && message.contains("process/flannel failed: no iptables"),
+        "{message}"
+    );
     assert!(of_two(denied).1.contains("csr-7 was denied: not its name"));
     let (done, message) = of_two(used);
     assert!(

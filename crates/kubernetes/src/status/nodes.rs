@@ -59,7 +59,9 @@ fn judge(world: &World, name: &str, host: Option<&Host>, node: Option<&Node>) ->
     };
     let ready = ready_condition(node);
     if ready.is_some_and(|ready| ready.status == "True") {
-        return (true, String::new());
+        // A kubelet does not look at what carries Services and Pods' packets beside it.
+        let failed = failed_unit(world, name);
+        return (failed.is_none(), failed.unwrap_or_default());
     }
     // The plan says more than the node does, which only knows that something is missing.
     if let Some(words) = away(host).or_else(|| failed_unit(world, name)) {
