@@ -8,7 +8,8 @@
 //! 2. [`services()`]: namespace and Services; their addresses go into `world.addresses`.
 //! 3. [`renew_keys`]: makes what is missing or due; [`Keys::secrets`] are applied.
 //! 4. [`control_plane()`] and [`choose_hosts`] with [`host_plans`], at the same time.
-//! 5. Once the API server answers (`world.view`): [`answers()`], [`addons()`], [`strays`].
+//! 5. Once the API server answers (`world.view`): [`answers()`], [`addons()`], [`strays`],
+//!    [`spared`].
 //! 6. [`public_kubeconfig`], [`status()`].
 //!
 //! Promises: equal worlds give equal objects (keys aside). Authorities, the key of service
@@ -21,6 +22,7 @@ mod admit;
 mod answers;
 mod config;
 mod control_plane;
+mod cut_off;
 mod etcd;
 mod hosts;
 mod keys;
@@ -36,6 +38,7 @@ pub use addons::addons;
 pub use admit::admit;
 pub use answers::{Answer, Decision, answers, decide_request};
 pub use control_plane::control_plane;
+pub use cut_off::{Spared, spared};
 pub use farplane_blueprint::Refusal;
 pub use hosts::{Choice, choose_hosts, strays};
 pub use keys::{KeyError, Keys, renew_keys};

@@ -111,5 +111,6 @@ async fn tend(context: &Context, world: &World, plane: &Arc<Plane>) -> Result<()
         at: At::Plane,
     };
     inside.apply_all(&blueprint::addons(world)).await?;
-    approve::remove_nodes(&plane.client, &blueprint::strays(world)).await
+    approve::remove_nodes(&plane.client, &blueprint::strays(world)).await?;
+    approve::spare_nodes(&plane.client, &blueprint::spared(world)).await
 }

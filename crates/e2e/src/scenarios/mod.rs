@@ -111,6 +111,10 @@ pub fn all() -> Vec<Scenario> {
         scenario("the_hub_stops_and_pods_go_on", bad_days::hub_stopped),
         scenario("the_network_is_cut_and_restored", outages::network_cut),
         scenario(
+            "a_site_that_is_cut_off_keeps_its_pods",
+            outages::site_cut_off,
+        ),
+        scenario(
             "the_agent_is_upgraded_and_pods_go_on",
             outages::agent_upgraded,
         ),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::scenarios::bad_days::{containers, works_again};
 use crate::scenarios::hub::{condition, says_in};
@@ -14,6 +15,10 @@ use crate::world::{ORG, World};
 const MINUTE: Duration = Duration::from_secs(60);
 /// Name of the agent's process.
 const AGENT: &str = "farplane-agent";
+/// Drops every packet between a host and the hub.
+const CUT: &str = "nft -f - <<'END'\ntable ip cut {\n  chain out { type filter hook output priority 0; tcp dport 8443 drop; }\n  chain in { type filter hook input priority 0; tcp sport 8443 drop; }\n}\nEND";
+/// Ends it.
+const MEND: &str = "nft delete table ip cut";
 
 fn connected(world: &World, host: &str, wanted: bool) -> Result<()> {
     let object = world.hub_get(&["host.farplane.io", host, "-n", &format!("org-{ORG}")])?;
@@ -25,15 +30,71 @@ fn connected(world: &World, host: &str, wanted: bool) -> Result<()> {
 /// Every packet between one host and the hub is dropped, then passes again.
 pub fn network_cut(world: &World) -> Result<()> {
     let before = containers(world)?;
-    let cut = "nft -f - <<'END'\ntable ip cut {\n  chain out { type filter hook output priority 0; tcp dport 8443 drop; }\n  chain in { type filter hook input priority 0; tcp sport 8443 drop; }\n}\nEND";
-    world.on_host("one", cut, None)?;
+    world.on_host("one", CUT, None)?;
     let noticed = world.eventually("the hub notices", MINUTE, || connected(world, "one", false));
-    world.on_host("one", "nft delete table ip cut", None)?;
+    world.on_host("one", MEND, None)?;
     noticed?;
     world.eventually("the host is back", MINUTE, || connected(world, "one", true))?;
     works_again(world)?;
     ensure!(containers(world)? == before, "containers were restarted");
     Ok(())
+}
+
+/// The whole site is cut off until the cluster knows it: no node may be about to lose its Pods,
+/// which it would after five minutes.
+pub fn site_cut_off(world: &World) -> Result<()> {
+    let before = containers(world)?;
+    let hosts = ["one", "two"];
+    for host in hosts {
+        world.on_host(host, CUT, None)?;
+    }
+    let kept = (|| {
+        let nodes = || world.get(&["nodes"]).map(|it| it["items"].clone());
+        world.eventually("every node is away", 3 * MINUTE, || {
+            for node in nodes()?.as_array().into_iter().flatten() {
+                ensure!(
+                    ready_of(node) == "Unknown",
+                    "not away: {}",
+                    node["metadata"]["name"]
+                );
+            }
+            Ok(())
+        })?;
+        world.eventually("no node is about to lose its Pods", MINUTE, || {
+            let evicts = |taint: &Value| {
+                taint["effect"] == "NoExecute" && taint["key"] == "node.kubernetes.io/unreachable"
+            };
+            let tainted = |node: &Value| {
+                node["spec"]["taints"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(evicts))
+            };
+            let nodes = nodes()?;
+            let found = nodes
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|node| tainted(node));
+            ensure!(found.is_none(), "tainted: {found:?}");
+            Ok(())
+        })
+    })();
+    for host in hosts {
+        world.on_host(host, MEND, None)?;
+    }
+    kept?;
+    works_again(world)?;
+    ensure!(containers(world)? == before, "containers were restarted");
+    Ok(())
+}
+
+fn ready_of(node: &Value) -> &str {
+    let conditions = node["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let ready = conditions.find(|one| one["type"] == "Ready");
+    ready
+        .and_then(|one| one["status"].as_str())
+        .unwrap_or_default()
 }
 
 /// Another binary of the agent takes the place of the running one.
