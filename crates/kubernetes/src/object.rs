@@ -70,7 +70,7 @@ pub(crate) fn pod(grace_seconds: u32) -> Value {
 /// Environment of upstream programs. Idle planes are most of what a hub holds: memory is
 /// dearer there than collecting garbage.
 pub(crate) fn sparing() -> Value {
-    json!([{ "name": "GOGC", "value": "60" }])
+    json!([{ "name": "GOGC", "value": "50" }])
 }
 
 /// Security of every container.
