@@ -4,8 +4,8 @@
 //! a runtime that both share, urgent tasks still queue behind the encryption of bulk data: on two
 //! cores the p99 of an echo beside two copies was some 20 times the idle one. On threads of
 //! their own with a lower priority the kernel lets the urgent ones run first: the median is below
-//! the idle one, the p99 one to two milliseconds at most (benchmark question 3). `SCHED_IDLE` was tried and is worse: the kernel takes
-//! a core that runs such a thread for a free one.
+//! the idle one, the p99 one to two milliseconds at most (benchmark question 3). `SCHED_IDLE` was
+//! tried and is worse: the kernel takes a core that runs such a thread for a free one.
 
 use std::io;
 
