@@ -39,6 +39,7 @@ pub(crate) async fn run(app: &App, info: &HubInfo, dist: &Path) -> Result<()> {
     }
     let spec = KubernetesClusterSpec {
         hosts: HostSelection::Names(HOSTS.map(str::to_owned).to_vec()),
+        version: version(dist)?,
         ..defaults()?
     };
     ensure(
@@ -55,6 +56,19 @@ pub(crate) async fn run(app: &App, info: &HubInfo, dist: &Path) -> Result<()> {
         .with_file_name(format!("{CLUSTER}.kubeconfig"));
     cluster::write_private(&path, &text)?;
     app.out.data(&how_to_use(info.name.as_str(), dist, &path))
+}
+
+/// The Kubernetes that was built, which need not be the one that the resource defaults to.
+fn version(dist: &Path) -> Result<String> {
+    let path = dist.join("artifacts/index.json");
+    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    offered(&text).with_context(|| format!("find kubernetes-node in {}", path.display()))
+}
+
+fn offered(index: &[u8]) -> Option<String> {
+    let index: Vec<serde_json::Value> = serde_json::from_slice(index).ok()?;
+    let node = index.iter().find(|it| it["name"] == "kubernetes-node")?;
+    Some(node["version"].as_str()?.to_owned())
 }
 
 /// The spec that the resource itself defaults to.
@@ -113,6 +127,15 @@ Cluster {CLUSTER} of organization {ORG} is ready. Its nodes are two lab hosts.
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_is_the_one_that_was_built() {
+        let index =
+            br#"[{"name":"cni","version":"1.9.1"},{"name":"kubernetes-node","version":"1.36.3"}]"#;
+        assert_eq!(offered(index).as_deref(), Some("1.36.3"));
+        assert_eq!(offered(b"[]"), None);
+        assert_eq!(offered(b"no"), None);
+    }
 
     #[test]
     fn the_lines_to_paste_name_their_hub() {
