@@ -169,9 +169,8 @@ impl Runtime {
             ("containerd", containerd.into()),
         ]);
         let pinned = table([("sandbox", self.pause.clone().into())]);
-        // The machine's own registries stay as they are.
-        let registries = format!("{}:/etc/containerd/certs.d", path(REGISTRIES));
-        let registry = table([("config_path", registries.into())]);
+        // One directory: of a list, containerd 2.4 looks at none.
+        let registry = table([("config_path", path(REGISTRIES).into())]);
         let images = table([
             ("pinned_images", pinned.into()),
             ("registry", registry.into()),
