@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::ResourceExt as _;
 
 use crate::World;
+use crate::status::nodes::ready_condition;
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const EVICTS: &str = "NoExecute";
@@ -37,9 +38,7 @@ pub fn spared(world: &World) -> Vec<Spared> {
 }
 
 fn is_away(node: &Node) -> bool {
-    let status = node.status.as_ref();
-    let mut conditions = status.iter().flat_map(|it| it.conditions.iter().flatten());
-    conditions.any(|one| one.type_ == "Ready" && one.status == "Unknown")
+    ready_condition(node).is_some_and(|ready| ready.status == "Unknown")
 }
 
 fn spare(node: &Node) -> Option<Spared> {

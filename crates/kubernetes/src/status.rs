@@ -12,7 +12,7 @@
 //! what came before; only that of the creation is cut, so `Keys` may seem up to a second
 //! longer than it was.
 
-mod nodes;
+pub(crate) mod nodes;
 mod pods;
 
 use std::collections::BTreeMap;

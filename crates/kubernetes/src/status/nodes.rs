@@ -149,7 +149,8 @@ fn denied(world: &World, name: &str) -> Option<String> {
     ))
 }
 
-fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+/// What the node, or who looks after it, says of it.
+pub(crate) fn ready_condition(node: &Node) -> Option<&NodeCondition> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|one| one.type_ == "Ready")
 }
