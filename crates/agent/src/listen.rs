@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_tunnel::{Class, MovingStream, OpenHeader, splice_moving};
+use farplane_tunnel::{Class, MovingStream, OpenHeader, splice_tcp};
 use farplane_types::wire::service;
 use farplane_types::{HostPlanSpec, Listener, UnitState, UnitStatus};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -263,11 +263,7 @@ async fn connection(wish: &Wish, hub: &Hub, socket: TcpStream, open: &Cancellati
             let tunnels = Arc::clone(&hub.tunnels);
             let stream = MovingStream::opened(stream, key, move || tunnels.of(Class::Bulk));
             tokio::select! {
-                (socket, ended) = splice_moving(socket, stream, &hub.bulk) => {
-                    if let (Some(socket), Err(_)) = (socket, ended) {
-                        reset(socket);
-                    }
-                }
+                _ = splice_tcp(socket, stream, &hub.bulk) => {}
                 () = open.cancelled() => {}
             }
         }

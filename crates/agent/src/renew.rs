@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_tunnel::lines::{LineError, LineReader, MAX_LINE_BYTES};
 use farplane_tunnel::{Class, OpenHeader};
 use farplane_types::wire::{IssuedCertificate, RenewRequest, WireError, service};
 use jiff::Timestamp;
@@ -16,7 +17,6 @@ use crate::enrol;
 use crate::identity::{self, Identity, IdentityError};
 use crate::sessions::{NoStream, Tunnels};
 use crate::status::Board;
-use farplane_tunnel::lines::{LineError, LineReader, MAX_LINE_BYTES};
 
 /// Longest step of the clock that is waited for at once: it may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(30);

@@ -9,9 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use farplane_tunnel::{
-    Incoming, IncomingStream, MOVE, Moves, OpenHeader, RefusalCode, splice_moving,
-};
+use farplane_tunnel::{Incoming, IncomingStream, MOVE, Moves, OpenHeader, RefusalCode, splice_tcp};
 use farplane_types::HostPlanSpec;
 use farplane_types::wire::service;
 use ipnet::IpNet;
@@ -197,12 +195,7 @@ async fn one(stream: IncomingStream, mut world: World) {
     let bulk = world.bulk.clone();
     // Dropping both resets both, which is what a plan's end shall do.
     tokio::select! {
-        (socket, ended) = splice_moving(socket, stream, &bulk) => {
-            if let (Some(socket), Err(_)) = (socket, ended) {
-                // A cut must not look like an end.
-                _ = socket.set_zero_linger();
-            }
-        }
+        _ = splice_tcp(socket, stream, &bulk) => {}
         () = forbidden(&mut world, &header) => {
             tracing::info!(service = header.service, %target, "stream cut, the plan changed");
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use farplane_tunnel::lines::{self, LineReader, MAX_LINE_BYTES};
 use farplane_tunnel::{ALPN, Class, Incoming, OpenError, OpenHeader, PEER_ALPN, RefusalCode};
 use farplane_tunnel::{Session, TunnelStream};
 use farplane_types::wire::{AgentMessage, PlanMessage};
@@ -11,7 +12,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::testing::{Keyring, Leaf, TestGateway};
 use crate::world::{Key, SystemPod, Tracked};
-use farplane_tunnel::lines::{self, LineReader, MAX_LINE_BYTES};
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()

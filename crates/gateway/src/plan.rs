@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farplane_tunnel::TunnelStream;
+use farplane_tunnel::lines::{self, LineError, LineReader, MAX_LINE_BYTES};
 use farplane_types::wire::{AgentMessage, PlanMessage};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::watch;
@@ -18,7 +19,6 @@ use crate::gateway::Gateway;
 use crate::report::{self, Pending, Report};
 use crate::world::Key;
 use crate::world::lookup::PlanState;
-use farplane_tunnel::lines::{self, LineError, LineReader, MAX_LINE_BYTES};
 
 /// How a plan stream ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use farplane_tunnel::lines::{self, LineReader};
 use farplane_tunnel::{ALPN, Class, Config, Hello, Incoming, OpenHeader, Session, TunnelStream};
 use farplane_types::token::Token;
 use farplane_types::wire::{AgentMessage, IssuedCertificate, JoinRequest, PlanMessage};
@@ -26,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::testing::{DOMAIN, Keyring, Leaf, tls};
 use crate::{Settings, run};
-use farplane_tunnel::lines::{self, LineReader};
 
 /// Ends the process with the test.
 struct Running(Child);

@@ -2,6 +2,7 @@
 //! whom the old one names; the request's own names count for nothing.
 
 use farplane_tunnel::TunnelStream;
+use farplane_tunnel::lines::{self, LineError, LineReader};
 use farplane_types::identity::Identity;
 use farplane_types::names;
 use farplane_types::wire::{IssuedCertificate, RenewRequest, WireError};
@@ -16,7 +17,6 @@ use crate::gateway::Gateway;
 use crate::issue::{self, IssueError};
 use crate::route::HostIdentity;
 use crate::status;
-use farplane_tunnel::lines::{self, LineError, LineReader};
 
 /// Longest request line, in bytes.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;

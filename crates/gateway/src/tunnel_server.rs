@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farplane_tunnel::{
-    Class, Incoming, IncomingStream, MOVE, OpenHeader, RefusalCode, Session, splice_moving,
+    Class, Incoming, IncomingStream, MOVE, OpenHeader, RefusalCode, Session, splice_tcp,
 };
 use farplane_types::wire::service;
 use farplane_types::{Host, names};
@@ -343,11 +343,8 @@ impl Connection {
                 if let Ok(stream) = stream.accept().await {
                     let moves = &self.gateway.moves;
                     let stream = moves.accepted(&self.host.uid, key.as_deref(), stream);
-                    let (socket, ended) = splice_moving(socket, stream, &self.gateway.bulk).await;
-                    if let (Some(socket), Err(_)) = (socket, ended) {
-                        // A cut is passed on as a reset; there is nobody else to tell.
-                        _ = socket.set_zero_linger();
-                    }
+                    // A cut is passed on as a reset; there is nobody else to tell.
+                    _ = splice_tcp(socket, stream, &self.gateway.bulk).await;
                 }
             }
             Err(error) => {

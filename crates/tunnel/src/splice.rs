@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{moving::MovingStream, stream::TunnelStream};
+use crate::moving::MovingStream;
 
 /// Size of the thread's buffer; four frames.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -37,7 +37,7 @@ thread_local! {
 /// Copies until both directions ended; returns the bytes from `a` to `b` and from `b` to `a`.
 ///
 /// Fails with the first error of either side, and with `TimedOut` when nothing moved for
-/// `idle`. Both are dropped on return, so a [`TunnelStream`] whose splice failed is reset.
+/// `idle`. Both are dropped on return, so a [`crate::TunnelStream`] whose splice failed is reset.
 pub async fn splice<A, B>(mut a: A, mut b: B, idle: Option<Duration>) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -46,23 +46,35 @@ where
     run(&mut a, &mut b, idle).await
 }
 
-/// [`splice`] between a tunnel stream and a local socket. A failure is passed on as a reset of
-/// the socket (RST) instead of an end of file, so that neither side takes a cut for an end.
+/// [`splice`] with a stream that may move. Once it has, the copying goes on at the runtime
+/// `bulk`, so that it stays out of the way of what is urgent.
+pub async fn splice_moving<A>(
+    other: A,
+    stream: MovingStream,
+    bulk: &Handle,
+) -> io::Result<(u64, u64)>
+where
+    A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    run_moving(other, stream, bulk).await.1
+}
+
+/// [`splice_moving`] with a local socket. A failure is passed on as a reset of the socket (RST)
+/// instead of an end of file, so that neither side takes a cut for an end.
 pub async fn splice_tcp(
-    mut tunnel: TunnelStream,
-    mut socket: TcpStream,
-    idle: Option<Duration>,
+    socket: TcpStream,
+    stream: MovingStream,
+    bulk: &Handle,
 ) -> io::Result<(u64, u64)> {
-    let result = run(&mut tunnel, &mut socket, idle).await;
-    if result.is_err() {
+    let (socket, result) = run_moving(socket, stream, bulk).await;
+    if let (Some(socket), Err(_)) = (&socket, &result) {
         _ = socket.set_zero_linger();
     }
     result
 }
 
-/// [`splice`] with a stream that may move. Once it has, the copying goes on at the runtime
-/// `bulk`, so that it stays out of the way of what is urgent. Gives the other side back.
-pub async fn splice_moving<A>(
+/// Gives the other side back, unless its task was lost.
+async fn run_moving<A>(
     other: A,
     stream: MovingStream,
     bulk: &Handle,
