@@ -167,6 +167,7 @@ fn command(arguments: &Arguments) -> Result<ExitCode> {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .on_thread_start(farplane_tunnel::urgent_thread)
         .enable_all()
         .build()
         .context("failed to start the runtime")

@@ -251,8 +251,12 @@ async fn echoes_beside(
     let mut stalled = None;
     if let Some(with_stalled) = load {
         for up in [true, false] {
-            let mut stream = door.open().await?;
-            copies.spawn(async move { traffic::endless(&mut stream, up).await });
+            let door = door.clone();
+            let copy = async move {
+                let mut stream = door.open().await?;
+                traffic::endless(&mut stream, up).await
+            };
+            copies.spawn_on(copy, traffic::load()?);
         }
         if with_stalled {
             let mut stream = door.open().await?;

@@ -95,6 +95,7 @@ fn start(arguments: Arguments) -> Result<bool> {
     _ = rustls::crypto::ring::default_provider().install_default();
     process::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(farplane_tunnel::urgent_thread)
         .enable_all()
         .build()
         .context("start the runtime")?;

@@ -30,6 +30,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const HOST: &str = "one";
 
 /// Where a tunnel is entered.
+#[derive(Clone)]
 pub struct Door {
     address: String,
     server_name: String,

@@ -2,21 +2,45 @@
 //! side of each. Every byte that arrives is compared with what was sent.
 //!
 //! A stream begins with one byte that says what it is for; see [`serve`].
+//!
+//! Trap: copies that share a runtime with echoes delay them in this process already, by up to
+//! 128 reads of a whole buffer. Both ends of endless copies run on [`load`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 const ECHO: u8 = b'e';
 const SINK: u8 = b's';
 const SOURCE: u8 = b'd';
+/// A count that is never reached.
+const WITHOUT_END: u64 = u64::MAX >> 1;
 const PATTERN_BYTES: usize = 65_521;
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Where both ends of copies run that are load: threads of the lowest priority, so that the echoes
+/// beside them are those of the tunnel.
+///
+/// # Errors
+/// When the threads cannot be started.
+pub fn load() -> Result<&'static Handle> {
+    static LOAD: OnceLock<Runtime> = OnceLock::new();
+    if LOAD.get().is_none() {
+        let runtime = farplane_tunnel::bulk_runtime(2, 19).context("start threads for load")?;
+        // Another thread may have been faster; one of both is kept.
+        if let Err(other) = LOAD.set(runtime) {
+            other.shutdown_background();
+        }
+    }
+    Ok(LOAD.get().context("no threads for load")?.handle())
+}
 
 /// A target that serves until it is dropped.
 pub struct Target {
@@ -65,17 +89,26 @@ async fn serve(mut socket: TcpStream) -> Result<()> {
                 }
             }
         }
-        SINK => {
+        kind @ (SINK | SOURCE) => {
             let count = socket.read_u64().await?;
-            copy_in(&mut socket, count).await?;
-            Ok(socket.write_all(b"!").await?)
-        }
-        SOURCE => {
-            let count = socket.read_u64().await?;
-            copy_out(&mut socket, count).await
+            if count < WITHOUT_END {
+                return copy(socket, kind, count).await;
+            }
+            let socket = socket.into_std()?;
+            load()?
+                .spawn(async move { copy(TcpStream::from_std(socket)?, kind, count).await })
+                .await?
         }
         _ => Ok(()),
     }
+}
+
+async fn copy(mut socket: TcpStream, kind: u8, count: u64) -> Result<()> {
+    if kind == SOURCE {
+        return copy_out(&mut socket, count).await;
+    }
+    copy_in(&mut socket, count).await?;
+    Ok(socket.write_all(b"!").await?)
 }
 
 /// Three patterns in a row, so that any piece is one slice.
@@ -156,7 +189,7 @@ pub async fn download<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: 
 /// # Errors
 /// When the stream breaks.
 pub async fn stall<S: AsyncWrite + Unpin>(stream: &mut S) -> Result<()> {
-    ask(stream, SOURCE, u64::MAX >> 1).await
+    ask(stream, SOURCE, WITHOUT_END).await
 }
 
 /// Sends and fetches without end, for load.
@@ -164,7 +197,6 @@ pub async fn stall<S: AsyncWrite + Unpin>(stream: &mut S) -> Result<()> {
 /// # Errors
 /// Only ends with one.
 pub async fn endless<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, up: bool) -> Result<()> {
-    const WITHOUT_END: u64 = u64::MAX >> 1;
     if up {
         upload(stream, WITHOUT_END).await
     } else {

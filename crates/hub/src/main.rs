@@ -57,6 +57,7 @@ fn start(command: Command) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .on_thread_start(farplane_tunnel::urgent_thread)
         .enable_all()
         .build()
         .context("start the runtime")?

@@ -49,6 +49,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(farplane_tunnel::urgent_thread)
         .enable_all()
         .build()?;
     if let Some(at) = arguments.iter().position(|a| a == "--hold") {
