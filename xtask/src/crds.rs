@@ -1,4 +1,5 @@
-//! Definitions of the custom resources and their reference page, made from `crates/types`.
+//! Definitions of the custom resources and their reference pages, made from `crates/types` and
+//! `crates/functions/types`.
 //!
 //! Both are in the tree, so that a change of the API is seen in review; `--check`
 //! fails when they are not what the types say.
@@ -9,10 +10,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
-const CRDS: &str = "charts/farplane/crds";
-const REFERENCE: &str = "docs/reference/resources.md";
+/// Kinds that are installed and described together.
+struct Set {
+    /// Crate that they are made from.
+    from: &'static str,
+    definitions: Vec<CustomResourceDefinition>,
+    folder: &'static str,
+    page: &'static str,
+    group: &'static str,
+}
+
+fn sets() -> [Set; 2] {
+    [
+        Set {
+            from: "crates/types",
+            definitions: farplane_types::all_crds(),
+            folder: "charts/farplane/crds",
+            page: "docs/reference/resources.md",
+            group: "Group `farplane.io`, version `v1alpha1`",
+        },
+        Set {
+            from: "crates/functions/types",
+            definitions: farplane_functions_types::all_crds(),
+            folder: "charts/functions/crds",
+            page: "docs/reference/functions.md",
+            group: "Group `fission.io`, version `v1`",
+        },
+    ]
+}
 
 /// Writes the definitions and the reference page, or compares them when `check`.
 ///
@@ -46,7 +74,7 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
     }
     if !stale.is_empty() {
         bail!(
-            "not what crates/types says: {}; run `cargo xtask crds`",
+            "not what the crates of types say: {}; run `cargo xtask crds`",
             stale.join(", ")
         );
     }
@@ -55,15 +83,17 @@ pub fn run(root: &Path, check: bool) -> Result<()> {
 
 /// Files among the definitions that no kind makes any more.
 fn strangers(root: &Path, wanted: &BTreeMap<PathBuf, String>) -> Result<Vec<PathBuf>> {
-    let folder = root.join(CRDS);
-    let Ok(entries) = fs::read_dir(&folder) else {
-        return Ok(Vec::new());
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("read {}", folder.display()))?;
-        if !wanted.contains_key(&Path::new(CRDS).join(entry.file_name())) {
-            found.push(entry.path());
+    for set in sets() {
+        let folder = root.join(set.folder);
+        let Ok(entries) = fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("read {}", folder.display()))?;
+            if !wanted.contains_key(&Path::new(set.folder).join(entry.file_name())) {
+                found.push(entry.path());
+            }
         }
     }
     Ok(found)
@@ -72,19 +102,22 @@ fn strangers(root: &Path, wanted: &BTreeMap<PathBuf, String>) -> Result<Vec<Path
 /// Every generated file by its path within the tree.
 fn generate() -> Result<BTreeMap<PathBuf, String>> {
     let mut files = BTreeMap::new();
-    let mut page = String::from(
-        "# Custom resources\n\n\
-         Made from `crates/types` by `cargo xtask crds`; do not edit. \
-         Group `farplane.io`, version `v1alpha1`.\n",
-    );
-    for definition in farplane_types::all_crds() {
-        let text = serde_yaml_ng::to_string(&definition).context("write a definition as YAML")?;
-        let plural = &definition.spec.names.plural;
-        files.insert(Path::new(CRDS).join(format!("{plural}.yaml")), text);
-        let value = serde_json::to_value(&definition).context("read a definition")?;
-        describe_kind(&mut page, &value);
+    for set in sets() {
+        let mut page = format!(
+            "# Custom resources\n\n\
+             Made from `{}` by `cargo xtask crds`; do not edit. {}.\n",
+            set.from, set.group
+        );
+        for definition in set.definitions {
+            let text =
+                serde_yaml_ng::to_string(&definition).context("write a definition as YAML")?;
+            let plural = &definition.spec.names.plural;
+            files.insert(Path::new(set.folder).join(format!("{plural}.yaml")), text);
+            let value = serde_json::to_value(&definition).context("read a definition")?;
+            describe_kind(&mut page, &value);
+        }
+        files.insert(PathBuf::from(set.page), page);
     }
-    files.insert(PathBuf::from(REFERENCE), page);
     Ok(files)
 }
 
@@ -99,12 +132,15 @@ fn describe_kind(page: &mut String, definition: &Value) {
         .flatten()
         .map(|name| format!("`{}`", text(name)))
         .collect();
+    let short = match short.len() {
+        0 => String::new(),
+        _ => format!(" Short name {}.", short.join(", ")),
+    };
     let _ = write!(
         page,
-        "\n## {}\n\n{} Short name {}.\n\n{}\n",
+        "\n## {}\n\n{}.{short}\n\n{}\n",
         text(&names["kind"]),
         text(&spec["scope"]),
-        short.join(", "),
         text(&schema["properties"]["spec"]["description"]),
     );
     for rule in rules(schema) {
@@ -213,8 +249,9 @@ mod tests {
     #[test]
     fn every_kind_has_a_definition_and_a_section() {
         let files = generate().unwrap();
-        assert_eq!(files.len(), farplane_types::all_crds().len() + 1);
-        let page = &files[Path::new(REFERENCE)];
+        let kinds: usize = sets().iter().map(|set| set.definitions.len()).sum();
+        assert_eq!(files.len(), kinds + sets().len());
+        let page = &files[Path::new("docs/reference/resources.md")];
         for heading in ["## Organization", "## KubernetesCluster", "## HostPlan"] {
             assert!(page.contains(heading), "{heading}");
         }
@@ -227,7 +264,7 @@ mod tests {
         assert!(run(root.path(), true).is_err());
         run(root.path(), false).unwrap();
         run(root.path(), true).unwrap();
-        let stranger = root.path().join(CRDS).join("gone.yaml");
+        let stranger = root.path().join("charts/farplane/crds/gone.yaml");
         fs::write(&stranger, "x").unwrap();
         assert!(run(root.path(), true).is_err());
         run(root.path(), false).unwrap();

@@ -45,7 +45,7 @@ pub struct PackageSpec {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 #[x_kube(
-    validation = Rule::new("(has(self.literal) && self.literal != '' ? 1 : 0) + (has(self.url) && self.url != '' ? 1 : 0) + (has(self.oci) ? 1 : 0) <= 1")
+    validation = Rule::new("(has(self.literal) && size(self.literal) > 0 ? 1 : 0) + (has(self.url) && self.url != '' ? 1 : 0) + (has(self.oci) ? 1 : 0) <= 1")
         .message("at most one of literal, url, or oci may be set")
 )]
 pub struct Archive {

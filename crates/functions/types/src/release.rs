@@ -77,9 +77,7 @@ pub struct CanaryConfigStatus {
     printcolumn(name = "PackageDigest", type_ = "string", json_path = ".spec.packageDigest"),
     printcolumn(name = "PublishedAt", type_ = "date", json_path = ".spec.publishedAt"),
     validation = Rule::new("self.spec == oldSelf.spec")
-        .message("a published FunctionVersion is immutable"),
-    validation = Rule::new("self.metadata.name == self.spec.functionName + '-v' + string(self.spec.sequence)")
-        .message("metadata.name must be <functionName>-v<sequence>")
+        .message("a published FunctionVersion is immutable")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionVersionSpec {
@@ -222,10 +220,10 @@ pub struct AliasSwitch {
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-#[x_kube(validation = Rule::new("self.namespace == oldSelf.namespace").message("namespace cannot change"))]
 pub struct FissionTenantSpec {
     /// The namespace.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("namespace cannot change"))]
     pub namespace: String,
     /// Namespace of its instances; the same when empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -164,8 +165,7 @@ pub struct CorsConfig {
     pub allow_credentials: bool,
     /// Seconds that a preflight is remembered, or a duration such as `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-int-or-string" = true), with = "crate::raw::RawValue")]
-    pub max_age: Option<serde_json::Value>,
+    pub max_age: Option<IntOrString>,
 }
 
 /// What was observed of a trigger.
