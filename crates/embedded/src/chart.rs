@@ -1,15 +1,13 @@
-//! Renders the Helm chart and applies it.
+//! Renders a Helm chart and applies it.
 //!
 //! Order: namespace, definitions of custom resources (until the API serves them), then
-//! everything else as rendered. A rendering that was applied before is not applied
-//! again, so `up` on a running hub is quick.
+//! everything else as rendered. Every object is applied by the server, so repeating it
+//! changes nothing.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use farplane_types::names::SYSTEM_NAMESPACE;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, TypeMeta};
 use kube::core::GroupVersionKind;
@@ -20,79 +18,57 @@ use sha2::{Digest as _, Sha256};
 
 use crate::command::run;
 use crate::error::Error;
-use crate::files::{Files, write};
-use crate::images::Index;
-use crate::record::Record;
 
-const FIELD_MANAGER: &str = "farplane-up";
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// What people made would go with these.
+const KEPT: [&str; 2] = ["CustomResourceDefinition", "Namespace"];
 
-/// What to render.
-pub(crate) struct Chart<'a> {
-    pub dist: &'a Path,
+/// A chart to render.
+#[derive(Clone, Debug)]
+pub struct Chart<'a> {
+    /// The program `helm`.
+    pub helm: &'a Path,
+    /// Directory of the chart.
     pub chart: &'a Path,
+    /// Name of the release.
+    pub release: &'a str,
+    /// Namespace of the release.
+    pub namespace: &'a str,
+    /// Files with values; later ones win.
     pub values: &'a [PathBuf],
-    pub record: &'a Record,
-    pub files: &'a Files,
 }
 
-/// The chart's documents.
-pub(crate) struct Rendered {
+/// A chart's documents.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    namespace: String,
     objects: Vec<DynamicObject>,
     digest: String,
 }
 
 impl Chart<'_> {
-    /// Values that only the embedded hub knows.
-    fn values(&self, index: &Index) -> Value {
-        let address = self.record.hub_address();
-        let images: serde_json::Map<String, Value> = index
-            .0
-            .iter()
-            .map(|(name, image)| (camel_case(name), Value::from(image.reference.as_str())))
-            .collect();
-        json!({
-            "hubDomain": self.record.hub_domain,
-            "publicAddress": format!("{address}:8443"),
-            "images": images,
-            "gateway": { "externalIPs": [address] },
-            "store": { "hostPath": self.files.stores() },
-            "labs": { "enabled": true },
-        })
-    }
-
-    pub async fn render(&self, index: &Index) -> Result<Rendered, Error> {
-        let own = self.files.config().join("values.json");
-        write(&own, self.values(index).to_string().as_bytes(), 0o600)?;
-        let helm = self.dist.join("bin/helm").display().to_string();
-        let chart = self.chart.display().to_string();
+    /// Renders it, definitions of custom resources included.
+    ///
+    /// # Errors
+    /// When `helm` refuses the chart or the values; its own words are in the error.
+    pub async fn render(&self) -> Result<Rendered, Error> {
+        let helm = self.helm.display().to_string();
         let mut arguments = vec![
             "template".to_owned(),
-            "farplane".to_owned(),
-            chart,
+            self.release.to_owned(),
+            self.chart.display().to_string(),
             "--namespace".to_owned(),
-            SYSTEM_NAMESPACE.to_owned(),
+            self.namespace.to_owned(),
             "--include-crds".to_owned(),
         ];
-        for file in std::iter::once(&own).chain(self.values) {
+        for file in self.values {
             arguments.extend(["--values".to_owned(), file.display().to_string()]);
         }
-        parse(&run(&helm, &arguments).await?)
+        parse(self.namespace, &run(&helm, &arguments).await?)
     }
 }
 
-/// `kubernetes-server` becomes `kubernetesServer`.
-fn camel_case(name: &str) -> String {
-    let mut parts = name.split('-');
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |all, part| {
-        let mut letters = part.chars();
-        let head = letters.next().map(|letter| letter.to_ascii_uppercase());
-        all + &head.into_iter().chain(letters).collect::<String>()
-    })
-}
-
-fn parse(text: &str) -> Result<Rendered, Error> {
+fn parse(namespace: &str, text: &str) -> Result<Rendered, Error> {
     let mut objects = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let value = Value::deserialize(document).map_err(|source| Error::Manifest { source })?;
@@ -105,6 +81,7 @@ fn parse(text: &str) -> Result<Rendered, Error> {
         objects.push(object);
     }
     Ok(Rendered {
+        namespace: namespace.to_owned(),
         objects,
         digest: hex::encode(Sha256::digest(text.as_bytes())),
     })
@@ -118,21 +95,29 @@ impl Rendered {
             .filter(|object| kind(object) == "Deployment")
             .filter_map(|object| {
                 let namespace = object.metadata.namespace.clone();
-                let namespace = namespace.unwrap_or_else(|| SYSTEM_NAMESPACE.to_owned());
+                let namespace = namespace.unwrap_or_else(|| self.namespace.clone());
                 Some((namespace, object.metadata.name.clone()?))
             })
             .collect()
     }
 
-    /// True when this very rendering was applied before.
-    pub fn is_applied(&self, files: &Files) -> bool {
-        fs::read_to_string(files.applied()).is_ok_and(|last| last.trim() == self.digest)
+    /// Digest of everything that was rendered.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
-    /// Applies every document. Repeating it changes nothing.
-    pub async fn apply(&self, client: &Client, files: &Files) -> Result<(), Error> {
+    /// Which objects it has.
+    pub fn identities(&self) -> Vec<Identity> {
+        self.objects.iter().map(Identity::of).collect()
+    }
+
+    /// Applies every document in the name of `manager`. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// The first object that the API server refuses.
+    pub async fn apply(&self, client: &Client, manager: &str) -> Result<(), Error> {
         let namespace = json!({
-            "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SYSTEM_NAMESPACE },
+            "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": self.namespace },
         });
         let namespace: DynamicObject = serde_yaml_ng::to_value(namespace)
             .and_then(serde_yaml_ng::from_value)
@@ -141,58 +126,83 @@ impl Rendered {
             .objects
             .iter()
             .partition(|object| kind(object) == "CustomResourceDefinition");
-        let known = discover(client).await?;
-        patch(client, &known, &namespace).await?;
+        let known = self.known(client).await?;
+        known.patch(&namespace, manager).await?;
         for object in &definitions {
-            patch(client, &known, object).await?;
+            known.patch(object, manager).await?;
         }
-        wait_established(client, &known, &definitions).await?;
-        let known = discover(client).await?;
+        wait_established(&known, &definitions).await?;
+        let known = self.known(client).await?;
         for object in others {
-            patch(client, &known, object).await?;
+            known.patch(object, manager).await?;
         }
-        self.prune(client, &known, files).await?;
-        write(&files.applied(), self.digest.as_bytes(), 0o600).map(|_| ())
+        Ok(())
     }
 
     /// Deletes what an earlier rendering had and this one has not. Definitions and
     /// namespaces stay, since what people made would go with them.
-    async fn prune(&self, client: &Client, known: &Discovery, files: &Files) -> Result<(), Error> {
-        let path = files.state.join("applied.json");
-        let now: Vec<Identity> = self.objects.iter().map(Identity::of).collect();
-        let before: Vec<Identity> = fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
-        for gone in before.iter().filter(|one| !now.contains(one)) {
-            let object = gone.object();
-            if ["CustomResourceDefinition", "Namespace"].contains(&gone.kind.as_str()) {
-                continue;
-            }
-            let deleted = api(client, known, &object)?
-                .delete(&gone.name, &DeleteParams::background())
-                .await;
-            match deleted {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => {
-                    let action = format!("delete {} {}", gone.kind, gone.name);
-                    return Err(Error::api(action)(error));
-                }
-                Ok(_) => {}
-            }
-        }
-        let text = serde_json::to_vec(&now).unwrap_or_default();
-        write(&path, &text, 0o600).map(|_| ())
+    ///
+    /// # Errors
+    /// The first object that cannot be deleted.
+    pub async fn prune(&self, client: &Client, before: &[Identity]) -> Result<(), Error> {
+        let now = self.identities();
+        let gone: Vec<Identity> = before
+            .iter()
+            .filter(|one| !now.contains(one))
+            .cloned()
+            .collect();
+        delete(client, &self.namespace, &gone).await
+    }
+
+    async fn known<'a>(&'a self, client: &'a Client) -> Result<Known<'a>, Error> {
+        Known::find(client, &self.namespace).await
     }
 }
 
+/// Deletes objects that a chart had; those that are gone are fine. Definitions and
+/// namespaces stay.
+///
+/// # Errors
+/// The first object that cannot be deleted.
+pub async fn delete(client: &Client, namespace: &str, gone: &[Identity]) -> Result<(), Error> {
+    let gone: Vec<&Identity> = gone
+        .iter()
+        .filter(|one| !KEPT.contains(&one.kind.as_str()))
+        .collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let known = Known::find(client, namespace).await?;
+    for one in gone {
+        let api = match known.api(&one.object()) {
+            // Its definition is gone, and so it is.
+            Err(Error::UnknownKind { .. }) => continue,
+            api => api?,
+        };
+        let deleted = api.delete(&one.name, &DeleteParams::background()).await;
+        match deleted {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                let action = format!("delete {} {}", one.kind, one.name);
+                return Err(Error::api(action)(error));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Which object something is.
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    api_version: String,
-    kind: String,
-    namespace: Option<String>,
-    name: String,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Group and version.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace; none for what has none, or is in the release's.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
 }
 
 impl Identity {
@@ -222,13 +232,6 @@ impl Identity {
     }
 }
 
-async fn discover(client: &Client) -> Result<Discovery, Error> {
-    Discovery::new(client.clone())
-        .run_aggregated()
-        .await
-        .map_err(Error::api("read which kinds the hub knows"))
-}
-
 fn kind(object: &DynamicObject) -> &str {
     object
         .types
@@ -236,59 +239,66 @@ fn kind(object: &DynamicObject) -> &str {
         .map_or("", |types| types.kind.as_str())
 }
 
-fn resolve(
-    known: &Discovery,
-    object: &DynamicObject,
-) -> Result<(ApiResource, ApiCapabilities), Error> {
-    let TypeMeta { api_version, kind } = object.types.clone().unwrap_or_default();
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    known
-        .resolve_gvk(&GroupVersionKind::gvk(group, version, &kind))
-        .ok_or(Error::UnknownKind { kind, api_version })
+/// What a cluster serves at the moment.
+struct Known<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    discovery: Discovery,
 }
 
-fn api(
-    client: &Client,
-    known: &Discovery,
-    object: &DynamicObject,
-) -> Result<Api<DynamicObject>, Error> {
-    let (resource, capabilities) = resolve(known, object)?;
-    Ok(match capabilities.scope {
-        Scope::Cluster => Api::all_with(client.clone(), &resource),
-        Scope::Namespaced => {
-            let namespace = object
-                .metadata
-                .namespace
-                .as_deref()
-                .unwrap_or(SYSTEM_NAMESPACE);
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        }
-    })
-}
+impl<'a> Known<'a> {
+    async fn find(client: &'a Client, namespace: &'a str) -> Result<Self, Error> {
+        let discovery = Discovery::new(client.clone())
+            .run_aggregated()
+            .await
+            .map_err(Error::api("read which kinds the cluster knows"))?;
+        Ok(Self {
+            client,
+            namespace,
+            discovery,
+        })
+    }
 
-async fn patch(client: &Client, known: &Discovery, object: &DynamicObject) -> Result<(), Error> {
-    let name = object.metadata.name.clone().unwrap_or_default();
-    api(client, known, object)?
-        .patch(
-            &name,
-            &PatchParams::apply(FIELD_MANAGER).force(),
-            &Patch::Apply(object),
-        )
-        .await
-        .map(|_| ())
-        .map_err(Error::api(format!("apply {} {name}", kind(object))))
+    fn resolve(&self, object: &DynamicObject) -> Result<(ApiResource, ApiCapabilities), Error> {
+        let TypeMeta { api_version, kind } = object.types.clone().unwrap_or_default();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        self.discovery
+            .resolve_gvk(&GroupVersionKind::gvk(group, version, &kind))
+            .ok_or(Error::UnknownKind { kind, api_version })
+    }
+
+    fn api(&self, object: &DynamicObject) -> Result<Api<DynamicObject>, Error> {
+        let (resource, capabilities) = self.resolve(object)?;
+        let client = self.client.clone();
+        Ok(match capabilities.scope {
+            Scope::Cluster => Api::all_with(client, &resource),
+            Scope::Namespaced => {
+                let namespace = object.metadata.namespace.as_deref();
+                Api::namespaced_with(client, namespace.unwrap_or(self.namespace), &resource)
+            }
+        })
+    }
+
+    async fn patch(&self, object: &DynamicObject, manager: &str) -> Result<(), Error> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        self.api(object)?
+            .patch(
+                &name,
+                &PatchParams::apply(manager).force(),
+                &Patch::Apply(object),
+            )
+            .await
+            .map(|_| ())
+            .map_err(Error::api(format!("apply {} {name}", kind(object))))
+    }
 }
 
 /// Until every definition is served; an object of a kind sent earlier is refused.
-async fn wait_established(
-    client: &Client,
-    known: &Discovery,
-    definitions: &[&DynamicObject],
-) -> Result<(), Error> {
+async fn wait_established(known: &Known<'_>, definitions: &[&DynamicObject]) -> Result<(), Error> {
     let Some(first) = definitions.first() else {
         return Ok(());
     };
-    let api = api(client, known, first)?;
+    let api = known.api(first)?;
     let mut missing: BTreeSet<String> = definitions
         .iter()
         .filter_map(|object| object.metadata.name.clone())
@@ -335,20 +345,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_names_become_values() {
-        assert_eq!(camel_case("kubernetes-server"), "kubernetesServer");
-        assert_eq!(camel_case("lab-host"), "labHost");
-        assert_eq!(camel_case("pause"), "pause");
-    }
-
-    #[test]
     fn documents_are_taken_apart_and_empty_ones_left_out() {
         let text = "---\n# nothing\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n---\n\
                     apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: b\nspec: {}\n";
-        let rendered = parse(text).unwrap();
+        let rendered = parse("farplane-system", text).unwrap();
         assert_eq!(rendered.objects.len(), 2);
-        let expected = [(SYSTEM_NAMESPACE.to_owned(), "b".to_owned())];
+        let expected = [("farplane-system".to_owned(), "b".to_owned())];
         assert_eq!(rendered.deployments(), expected);
-        assert_ne!(rendered.digest, parse("").unwrap().digest);
+        assert_ne!(rendered.digest(), parse("", "").unwrap().digest());
     }
 }

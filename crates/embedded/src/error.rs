@@ -154,8 +154,8 @@ pub enum Error {
         /// Why not.
         source: serde_yaml_ng::Error,
     },
-    /// A kind that the hub's API does not know.
-    #[error("the chart renders a {kind} of {api_version}, which the hub does not know")]
+    /// A kind that the API server does not know.
+    #[error("the chart renders a {kind} of {api_version}, which the cluster does not know")]
     UnknownKind {
         /// Its kind.
         kind: String,

@@ -60,6 +60,11 @@ fn node_reason(node: &Node) -> String {
     }
 }
 
+/// Why a Deployment is not as wanted yet, in words; none when it is.
+pub fn lateness(deployment: &Deployment, pods: &[Pod]) -> Option<String> {
+    (!available(deployment, pods, 0)).then(|| reason(deployment, pods))
+}
+
 /// Until every Deployment has its replicas available. The hub may just have come back
 /// with a status of yesterday: only containers started after `since` (Unix seconds) count.
 pub(crate) async fn wait_deployments(
@@ -151,8 +156,11 @@ async fn pods_of(
 
 fn describe(deployment: &Deployment, pods: &[Pod]) -> String {
     let name = deployment.metadata.name.as_deref().unwrap_or_default();
-    let reason = pods
-        .iter()
+    format!("{name} ({})", reason(deployment, pods))
+}
+
+fn reason(deployment: &Deployment, pods: &[Pod]) -> String {
+    pods.iter()
         .find_map(pod_reason)
         .or_else(|| replica_failure(deployment))
         .unwrap_or_else(|| {
@@ -162,8 +170,7 @@ fn describe(deployment: &Deployment, pods: &[Pod]) -> String {
                 "is starting again"
             }
             .to_owned()
-        });
-    format!("{name} ({reason})")
+        })
 }
 
 fn replica_failure(deployment: &Deployment) -> Option<String> {
@@ -175,7 +182,7 @@ fn replica_failure(deployment: &Deployment) -> Option<String> {
 }
 
 /// Why a Pod is not ready, in words; none when it is.
-fn pod_reason(pod: &Pod) -> Option<String> {
+pub fn pod_reason(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let conditions = status.conditions.as_deref().unwrap_or_default();
     if conditions

@@ -9,10 +9,11 @@ use farplane_supervise::ProcessId;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::chart::{Chart, Rendered};
+use crate::chart::Rendered;
 use crate::error::Error;
 use crate::files::{Files, tail};
 use crate::images::{Index, Store};
+use crate::manifests::{self, Manifests};
 use crate::record::{Lock, Record};
 use crate::rollout::{wait_deployments, wait_node};
 use crate::status::{self, Published};
@@ -271,7 +272,7 @@ async fn serve(
     index: &Index,
     progress: Progress<'_>,
 ) -> Result<(), Error> {
-    let chart = Chart {
+    let chart = Manifests {
         dist: &options.dist,
         chart: &options.chart,
         values: &options.values,
@@ -309,9 +310,9 @@ async fn settle(
     progress: Progress<'_>,
 ) -> Result<(), Error> {
     let client = api::client(&files.kubeconfig(), None).await?;
-    if !rendered.is_applied(files) {
+    if !manifests::is_applied(rendered, files) {
         let step = Step::begin(progress, "chart", "applying the hub's manifests");
-        rendered.apply(&client, files).await?;
+        manifests::apply(rendered, &client, files).await?;
         step.done();
     }
     wait_node(&client, progress).await?;
