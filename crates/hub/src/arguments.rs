@@ -50,16 +50,18 @@ struct Common {
 
 impl Common {
     fn artifacts_url(&self) -> Result<String> {
-        // The kubelet leaves a variable of a Service that it does not know yet as it is;
-        // the next start of the container has it.
-        if self.artifacts_url.contains("$(") {
-            bail!(
-                "the address of the artifact server is not known yet: {}",
-                self.artifacts_url
-            );
-        }
-        Ok(self.artifacts_url.trim_end_matches('/').to_owned())
+        known(&self.artifacts_url)
     }
+}
+
+/// An address of the artifact server.
+fn known(url: &str) -> Result<String> {
+    // The kubelet leaves a variable of a Service that it does not know yet as it is; the
+    // next start of the container has it.
+    if url.contains("$(") {
+        bail!("the address of the artifact server is not known yet: {url}");
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }
 
 /// Options of the controllers.
@@ -157,6 +159,9 @@ pub struct GatewayOptions {
     /// The one port.
     #[arg(long, env = "FARPLANE_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
+    /// Address at which images are pulled, http://host:port.
+    #[arg(long, env = "FARPLANE_REGISTRY_URL")]
+    registry_url: String,
     /// Address of this Pod, for other gateways.
     #[arg(long, env = "FARPLANE_POD_IP")]
     pod_ip: IpAddr,
@@ -176,6 +181,7 @@ impl GatewayOptions {
     pub fn settings(self) -> Result<farplane_gateway::Settings> {
         Ok(farplane_gateway::Settings {
             artifacts_url: self.common.artifacts_url()?,
+            registry_url: known(&self.registry_url)?,
             hub_domain: self.common.hub_domain,
             listen: self.listen,
             metrics_listen: self.common.metrics_listen,
@@ -200,4 +206,10 @@ pub struct ArtifactOptions {
         default_value = "0.0.0.0:8080"
     )]
     pub listen: SocketAddr,
+    /// Directory with images in OCI layout that hosts may pull; there may be none.
+    #[arg(long, env = "FARPLANE_REGISTRY_DIR", default_value = "/registry")]
+    pub registry_dir: PathBuf,
+    /// Where images are pulled.
+    #[arg(long, env = "FARPLANE_REGISTRY_LISTEN", default_value = "0.0.0.0:8081")]
+    pub registry_listen: SocketAddr,
 }

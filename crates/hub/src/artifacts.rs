@@ -4,7 +4,7 @@
 //! one range is honoured, so that an interrupted download goes on where it ended.
 
 use std::collections::HashMap;
-use std::io::SeekFrom;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,18 +12,15 @@ use anyhow::{Context as _, Result, bail};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::get;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::ArtifactOptions;
-
-/// Read and sent at a time.
-const CHUNK_BYTES: usize = 128 * 1024;
+use crate::download::{plain, response, send};
+use crate::registry::{self, Registry};
 
 #[derive(Deserialize)]
 struct Entry {
@@ -57,17 +54,24 @@ impl Store {
     }
 }
 
-/// Serves until asked to stop.
+/// Serves files and images, each at its own address, until asked to stop.
 pub async fn serve(options: &ArtifactOptions, shutdown: CancellationToken) -> Result<()> {
     let store = Arc::new(Store::open(&options.dir)?);
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("listen on {}", options.listen))?;
+    let images = Arc::new(Registry::open(&options.registry_dir)?);
     tracing::info!(address = %options.listen, files = store.files.len(), "serving artifacts");
-    axum::serve(listener, router(store))
-        .with_graceful_shutdown(shutdown.cancelled_owned())
+    let files = listen(options.listen, router(store), &shutdown);
+    let images = listen(options.registry_listen, registry::router(images), &shutdown);
+    tokio::try_join!(files, images).map(drop)
+}
+
+async fn listen(address: SocketAddr, router: Router, shutdown: &CancellationToken) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind(address)
         .await
-        .context("serve artifacts")
+        .with_context(|| format!("listen on {address}"))?;
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+        .await
+        .with_context(|| format!("serve at {address}"))
 }
 
 fn router(store: Arc<Store>) -> Router {
@@ -94,7 +98,7 @@ async fn artifact(
     let Some(path) = store.files.get(&sha256) else {
         return plain(StatusCode::NOT_FOUND, "no such artifact");
     };
-    match send(path, &sha256, &headers).await {
+    match send(path, &sha256, "application/zstd", &headers).await {
         Ok(response) => response,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "could not read an artifact");
@@ -106,99 +110,11 @@ async fn artifact(
     }
 }
 
-async fn send(path: &Path, sha256: &str, headers: &HeaderMap) -> std::io::Result<Response<Body>> {
-    let mut file = tokio::fs::File::open(path).await?;
-    let size = file.metadata().await?.len();
-    let asked = headers.get(RANGE).and_then(|value| value.to_str().ok());
-    let (status, first, length) = match range(asked, size) {
-        Range::All => (StatusCode::OK, 0, size),
-        Range::Part { first, length } => (StatusCode::PARTIAL_CONTENT, first, length),
-        Range::Unsatisfiable => {
-            let headers = [(CONTENT_RANGE, format!("bytes */{size}"))];
-            return Ok(response(
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                &headers,
-                Body::empty(),
-            ));
-        }
-    };
-    file.seek(SeekFrom::Start(first)).await?;
-    let stream = ReaderStream::with_capacity(file.take(length), CHUNK_BYTES);
-    let mut all = vec![
-        (CONTENT_TYPE, "application/zstd".to_owned()),
-        (CONTENT_LENGTH, length.to_string()),
-        (ACCEPT_RANGES, "bytes".to_owned()),
-        (ETAG, format!("\"{sha256}\"")),
-    ];
-    if status == StatusCode::PARTIAL_CONTENT {
-        let last = first + length - 1;
-        all.push((CONTENT_RANGE, format!("bytes {first}-{last}/{size}")));
-    }
-    Ok(response(status, &all, Body::from_stream(stream)))
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    All,
-    Part { first: u64, length: u64 },
-    Unsatisfiable,
-}
-
-/// Reads `bytes=a-b`, `bytes=a-` and `bytes=-n`. Anything else counts as not asked, as
-/// the standard allows.
-fn range(header: Option<&str>, size: u64) -> Range {
-    let Some((first, last)) = header
-        .and_then(|value| value.strip_prefix("bytes="))
-        .filter(|value| !value.contains(','))
-        .and_then(|value| value.split_once('-'))
-    else {
-        return Range::All;
-    };
-    let (first, last) = match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), Ok(last)) if first <= last => (first, last.min(size.saturating_sub(1))),
-        (Ok(first), Err(_)) if last.is_empty() => (first, size.saturating_sub(1)),
-        (Err(_), Ok(0)) if first.is_empty() => return Range::Unsatisfiable,
-        (Err(_), Ok(count)) if first.is_empty() => {
-            (size.saturating_sub(count), size.saturating_sub(1))
-        }
-        _ => return Range::All,
-    };
-    if first >= size {
-        return Range::Unsatisfiable;
-    }
-    Range::Part {
-        first,
-        length: last - first + 1,
-    }
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    response(
-        status,
-        &[(CONTENT_TYPE, "text/plain".to_owned())],
-        Body::from(text),
-    )
-}
-
-fn response(
-    status: StatusCode,
-    headers: &[(axum::http::HeaderName, String)],
-    body: Body,
-) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    for (name, value) in headers {
-        if let Ok(value) = value.parse() {
-            response.headers_mut().insert(name.clone(), value);
-        }
-    }
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use axum::http::Request;
+    use axum::http::header::RANGE;
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
@@ -253,26 +169,6 @@ mod tests {
         assert_eq!(part, (StatusCode::PARTIAL_CONTENT, "456789".into()));
         let past = fetch(&store, "/artifacts/abc", Some("bytes=10-")).await;
         assert_eq!(past.0, StatusCode::RANGE_NOT_SATISFIABLE);
-    }
-
-    #[test]
-    fn ranges_are_read_as_the_standard_says() {
-        let part = |first, length| Range::Part { first, length };
-        assert_eq!(range(Some("bytes=0-0"), 10), part(0, 1));
-        assert_eq!(range(Some("bytes=2-99"), 10), part(2, 8));
-        assert_eq!(range(Some("bytes=-3"), 10), part(7, 3));
-        assert_eq!(range(Some("bytes=-99"), 10), part(0, 10));
-        assert_eq!(range(Some("bytes=-0"), 10), Range::Unsatisfiable);
-        assert_eq!(range(Some("bytes=0-"), 0), Range::Unsatisfiable);
-        for odd in [
-            "bytes=5-2",
-            "bytes=0-1,3-4",
-            "lines=1-2",
-            "bytes=x-y",
-            "bytes=-",
-        ] {
-            assert_eq!(range(Some(odd), 10), Range::All, "{odd}");
-        }
     }
 
     #[test]

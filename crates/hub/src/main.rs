@@ -2,6 +2,8 @@
 
 mod arguments;
 mod artifacts;
+mod download;
+mod registry;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
