@@ -37,6 +37,8 @@ livenessProbe:
   value: {{ required "hubDomain is required" .Values.hubDomain | quote }}
 - name: FARPLANE_ARTIFACTS_URL
   value: "http://$(FARPLANE_ARTIFACTS_SERVICE_HOST):8080"
+- name: FARPLANE_REGISTRY_URL
+  value: "http://$(FARPLANE_ARTIFACTS_SERVICE_HOST):8081"
 - name: FARPLANE_POD_NAME
   valueFrom: { fieldRef: { fieldPath: metadata.name } }
 - name: FARPLANE_POD_IP

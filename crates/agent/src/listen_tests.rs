@@ -39,6 +39,8 @@ fn local_programs_never_speak_for_the_host() {
         let (wanted, wrong) = wishes(Some(&plan("198.18.0.1", 1, service)));
         assert_eq!((wanted.len(), wrong.len()), (0, 1), "{service}");
     }
+    // Images are, since nothing else is behind that service.
+    assert_eq!(wishes(Some(&plan("127.0.0.1", 1, "registry"))).0.len(), 1);
     for address in ["0.0.0.0", "::", "224.0.0.1", "localhost", ""] {
         assert_eq!(
             wishes(Some(&plan(address, 1, "api"))).1.len(),

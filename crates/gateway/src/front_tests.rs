@@ -39,6 +39,10 @@ fn host(organization: &str, name: &str, uid: &str, connections: &Value) -> Host 
 
 /// Host `h1` of organization `demo` with a plan of plane `p1`.
 pub fn furnish(gateway: &TestGateway, connections: &Value) {
+    furnish_with(gateway, connections, &json!([]));
+}
+
+fn furnish_with(gateway: &TestGateway, connections: &Value, listeners: &Value) {
     insert(gateway, host("demo", "one", "h1", connections));
     insert::<KubernetesCluster>(
         gateway,
@@ -55,6 +59,7 @@ pub fn furnish(gateway: &TestGateway, connections: &Value) {
             "spec": {
                 "plane": { "kind": "KubernetesCluster", "name": "c", "uid": "p1" },
                 "reachable": ["10.96.0.0/16"],
+                "listeners": listeners,
             },
         })),
     );
@@ -240,6 +245,38 @@ async fn another_plane_and_unknown_services_are_refused() {
 }
 
 #[tokio::test]
+async fn images_are_for_hosts_whose_plan_offers_them_and_at_an_address_of_their_own() {
+    let keyring = Keyring::new();
+    let images = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = images.local_addr().unwrap().to_string();
+    let gateway = TestGateway::start_at(&keyring, "g1", &registry);
+    furnish(&gateway, &json!([]));
+    let leaf = keyring.host("demo", "one", "h1");
+    let (session, _incoming) = gateway.tunnel(&keyring, &leaf, 1).await;
+    assert_eq!(
+        refused(&session, "registry", Some("p1")).await,
+        RefusalCode::Forbidden
+    );
+    let listener = json!({ "address": "127.0.0.1", "port": 10270, "service": "registry" });
+    furnish_with(&gateway, &json!([]), &json!([listener]));
+    for plane in [Some("p2"), None] {
+        assert_eq!(
+            refused(&session, "registry", plane).await,
+            RefusalCode::Forbidden
+        );
+    }
+    // Whatever is asked arrives there, where nothing but images is; the files of the artifact
+    // server stay a service of the host itself.
+    let opening = session.open(header("registry", Some("p1")));
+    let (stream, accepted) = tokio::join!(opening, images.accept());
+    let (mut stream, (mut socket, _)) = (stream.unwrap(), accepted.unwrap());
+    stream.write_all(b"GET /index.json").await.unwrap();
+    let mut arrived = [0; 15];
+    socket.read_exact(&mut arrived).await.unwrap();
+    assert_eq!(&arrived, b"GET /index.json");
+}
+
+#[tokio::test]
 async fn a_host_that_is_gone_is_told_so_and_gets_nothing_else() {
     let keyring = Keyring::new();
     let gateway = TestGateway::start(&keyring, "g1");
@@ -248,7 +285,7 @@ async fn a_host_that_is_gone_is_told_so_and_gets_nothing_else() {
     let stream = session.open(header("plan", None)).await.unwrap();
     let (mut lines, mut output) = messages(stream);
     assert_eq!(lines.next().await.unwrap(), Some(PlanMessage::Removed));
-    for service in ["api", "repo", "renew"] {
+    for service in ["api", "repo", "registry", "renew"] {
         assert!(
             session.open(header(service, Some("p1"))).await.is_err(),
             "{service}"

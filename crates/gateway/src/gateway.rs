@@ -32,6 +32,8 @@ pub struct Gateway {
     pub settings: Settings,
     /// `host:port` of the artifact server.
     pub artifacts: String,
+    /// `host:port` at which it answers for images, and for nothing else.
+    pub registry: String,
     /// Client of the hub's API.
     pub client: Client,
     /// What is known of the hub.

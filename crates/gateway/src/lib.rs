@@ -88,6 +88,8 @@ pub struct Settings {
     pub pod_ip: IpAddr,
     /// Artifact server, `http://ip:port`.
     pub artifacts_url: String,
+    /// Its address for images, `http://ip:port`.
+    pub registry_url: String,
     /// Most streams of one organization at a time.
     pub streams_per_organization: usize,
     /// Most bytes of one organization on their way through this gateway.
@@ -161,6 +163,7 @@ pub async fn run(
     let (ready_sender, ready) = watch::channel(false);
     let gateway = Arc::new(Gateway {
         artifacts: artifacts_address(&settings.artifacts_url)?,
+        registry: artifacts_address(&settings.registry_url)?,
         client: client.clone(),
         world: Shared::new(&settings.hub_domain),
         keys: keys.clone(),

@@ -275,6 +275,7 @@ async fn a_host_joins_gets_a_plan_releases_it_and_is_removed() {
         pod_name: "g1".into(),
         pod_ip: address.ip(),
         artifacts_url: "http://127.0.0.1:1".into(),
+        registry_url: "http://127.0.0.1:1".into(),
         streams_per_organization: Settings::DEFAULT_STREAMS,
         bytes_in_flight_per_organization: Settings::DEFAULT_BYTES_IN_FLIGHT,
     };

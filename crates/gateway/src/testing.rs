@@ -239,6 +239,15 @@ impl TestGateway {
     }
 
     pub fn start_with(keyring: &Keyring, name: &str, api: FakeApi) -> Self {
+        Self::start_all(keyring, name, api, "127.0.0.1:1")
+    }
+
+    /// With a registry of images at this address.
+    pub fn start_at(keyring: &Keyring, name: &str, registry: &str) -> Self {
+        Self::start_all(keyring, name, FakeApi::default(), registry)
+    }
+
+    fn start_all(keyring: &Keyring, name: &str, api: FakeApi, registry: &str) -> Self {
         let listener = dial::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let material = Material::build(&keyring.sources()).unwrap();
@@ -251,11 +260,13 @@ impl TestGateway {
             pod_name: name.into(),
             pod_ip: address.ip(),
             artifacts_url: "http://127.0.0.1:1".into(),
+            registry_url: format!("http://{registry}"),
             streams_per_organization: 16,
             bytes_in_flight_per_organization: usize::MAX,
         };
         let gateway = Arc::new(Gateway {
             artifacts: "127.0.0.1:1".into(),
+            registry: registry.into(),
             client: api.client(),
             world: Shared::new(DOMAIN),
             keys,

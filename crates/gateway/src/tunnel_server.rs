@@ -314,6 +314,24 @@ impl Connection {
                 let dialled = dial::tcp(gateway.artifacts.as_str()).await;
                 self.join(stream, dialled).await;
             }
+            // An address of its own, so that whatever a local program says there is about
+            // images, and no request has to be looked into here.
+            service::REGISTRY => {
+                let plane = stream.header().plane.as_deref();
+                let offered = gateway
+                    .world
+                    .read(|world| world.offered_to_programs(&host.uid, plane, name));
+                match offered {
+                    Ok(()) => {
+                        let dialled = dial::tcp(gateway.registry.as_str()).await;
+                        self.join(stream, dialled).await;
+                    }
+                    Err(denied) => {
+                        let reason = denied.to_string();
+                        self.refuse(stream, RefusalCode::Forbidden, &reason).await;
+                    }
+                }
+            }
             service::API => {
                 let OpenHeader { plane, .. } = stream.header();
                 let way = gateway

@@ -71,7 +71,7 @@ pub struct Listener {
     pub address: String,
     /// TCP port.
     pub port: u16,
-    /// Service at the hub: `api`.
+    /// Service at the hub: `api` or `registry`.
     pub service: String,
 }
 

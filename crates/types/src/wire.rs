@@ -15,6 +15,9 @@ pub mod service {
     pub const RENEW: &str = "renew";
     /// Agent to hub: HTTP/1.1 to the artifact server, `GET /artifacts/<sha256>` with `Range`.
     pub const REPO: &str = "repo";
+    /// Agent to hub: HTTP/1.1 to the hub's registry of images, which can only be read. For
+    /// hosts whose plan, of the plane in the header, has a listener of this service.
+    pub const REGISTRY: &str = "registry";
     /// Agent to hub: bytes to the API server of the plane in the header.
     pub const API: &str = "api";
     /// Hub to agent: bytes to the kubelet of the host.

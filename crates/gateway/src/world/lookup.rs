@@ -83,6 +83,14 @@ pub enum Denied {
         /// Plane asked for.
         plane: String,
     },
+    /// The plan has no listener of this service.
+    #[error("the plan of host {host} offers no {service} to local programs")]
+    NotOffered {
+        /// Name of the host.
+        host: String,
+        /// Service asked for.
+        service: String,
+    },
     /// Not a host of the organization named with it.
     #[error("host {uid} does not belong to organization {organization}")]
     OtherOrganization {
@@ -196,6 +204,29 @@ impl World {
         let plane = plane.unwrap_or_default();
         self.plan_on(host, plane)?;
         Ok(self.api_servers(plane))
+    }
+
+    /// Whether the plan of a host offers a service of the hub to local programs, for the
+    /// plane that a stream names.
+    ///
+    /// # Errors
+    /// When that plane is not the one of the plan, or the plan has no such listener.
+    pub fn offered_to_programs(
+        &self,
+        uid: &str,
+        plane: Option<&str>,
+        service: &str,
+    ) -> Result<(), Denied> {
+        let host = self.live_host(uid)?;
+        let plan = self.plan_on(host, plane.unwrap_or_default())?;
+        let mut listeners = plan.spec.listeners.iter();
+        if listeners.any(|listener| listener.service == service) {
+            return Ok(());
+        }
+        Err(Denied::NotOffered {
+            host: host.key.name.clone(),
+            service: service.to_owned(),
+        })
     }
 
     /// Ways to a target of a plane's API servers, best first: one host for a kubelet, any

@@ -156,6 +156,40 @@ fn a_host_reaches_the_api_of_its_own_plane_only() {
 }
 
 #[test]
+fn programs_of_a_host_are_offered_what_its_plan_lists_for_its_plane() {
+    let mut world = world();
+    let mut listed = plan("a", "one", "pa");
+    listed.spec.listeners = vec![farplane_types::Listener {
+        address: "127.0.0.1".into(),
+        port: 1,
+        service: "registry".into(),
+    }];
+    HostPlan::insert(&mut world, listed.clone());
+    let offered =
+        |world: &World, host, plane, service: &str| world.offered_to_programs(host, plane, service);
+    assert_eq!(offered(&world, "a1", Some("pa"), "registry"), Ok(()));
+    for service in ["api", "repo", ""] {
+        assert!(matches!(
+            offered(&world, "a1", Some("pa"), service),
+            Err(Denied::NotOffered { .. })
+        ));
+    }
+    for plane in [Some("pb"), Some(""), None] {
+        assert!(matches!(
+            offered(&world, "a1", plane, "registry"),
+            Err(Denied::OtherPlane { .. })
+        ));
+    }
+    // Its neighbour's plan lists nothing.
+    assert!(offered(&world, "a2", Some("pa"), "registry").is_err());
+    HostPlan::insert(&mut world, deleted(listed));
+    assert!(matches!(
+        offered(&world, "a1", Some("pa"), "registry"),
+        Err(Denied::NoPlan { .. })
+    ));
+}
+
+#[test]
 fn a_plan_for_the_plane_of_another_organization_opens_nothing() {
     let mut world = world();
     HostPlan::insert(&mut world, plan("b", "one", "pa"));

@@ -176,11 +176,13 @@ impl Hub {
             pod_name: "g1".into(),
             pod_ip: address.ip(),
             artifacts_url: format!("http://{artifacts}"),
+            registry_url: "http://127.0.0.1:1".into(),
             streams_per_organization: 64,
             bytes_in_flight_per_organization: usize::MAX,
         };
         let gateway = Arc::new(Gateway {
             artifacts: artifacts.to_owned(),
+            registry: "127.0.0.1:1".into(),
             client: self.api.client(),
             world: Shared::new(DOMAIN),
             keys: receiver,
