@@ -53,3 +53,7 @@ pub use world::{ArtifactEntry, Hub, Images, Store, View, World};
 pub const API_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 18, 0, 1);
 /// Port of the API server, everywhere.
 pub const API_PORT: u16 = 6443;
+/// Address at which containerd pulls the hub's images; Pods do not reach it.
+pub const REGISTRY_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+/// Port of the registry.
+pub const REGISTRY_PORT: u16 = 10270;

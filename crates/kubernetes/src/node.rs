@@ -7,6 +7,7 @@
 //! before the API server answers; the kubelet and what follows starts after.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,6 +15,7 @@ use farplane_pki::{
     CertificateAuthority, Duration, LeafRequest, Usages, Validity, inspect, is_issued_by,
     renewal_due,
 };
+use farplane_types::wire::service;
 use farplane_types::{
     Host, HostPlan, HostPlanSpec, Listener, NetworkProvider, PlaneReference, Readiness, Unit,
 };
@@ -24,7 +26,7 @@ use crate::addons::{BOOTSTRAP_USER, BOOTSTRAPPERS};
 use crate::keys::{KeyError, Keys, encoded, kubeconfig, now};
 use crate::node_config as config;
 use crate::node_config::{CLIENT_CERTIFICATE, CNI_FILE, PLANE, SOCKET};
-use crate::{API_ADDRESS, API_PORT, Choice, World};
+use crate::{API_ADDRESS, API_PORT, Choice, REGISTRY_ADDRESS, REGISTRY_PORT, World};
 
 /// A host may be away for half of this and still join again by itself.
 const BOOTSTRAP_LIFE: Duration = Duration::days(365);
@@ -80,14 +82,21 @@ pub fn host_plan(world: &World, keys: &Keys, host: &Host) -> Result<HostPlanSpec
             name: world.name(),
             uid: world.uid().to_owned(),
         },
-        listeners: vec![Listener {
-            address: API_ADDRESS.to_string(),
-            port: API_PORT,
-            service: "api".to_owned(),
-        }],
+        listeners: vec![
+            listener(API_ADDRESS, API_PORT, service::API),
+            listener(REGISTRY_ADDRESS, REGISTRY_PORT, service::REGISTRY),
+        ],
         reachable: vec![network.service_cidr.clone(), network.pod_cidr.clone()],
         units,
     })
+}
+
+fn listener(address: Ipv4Addr, port: u16, service: &str) -> Listener {
+    Listener {
+        address: address.to_string(),
+        port,
+        service: service.to_owned(),
+    }
 }
 
 /// A kubelet that is refused at its first request pauses for many seconds. So it starts once
@@ -291,13 +300,13 @@ impl<'a> Node<'a> {
                 0o600,
             ),
         ];
-        if let Some(registry) = config::closed_registry(&runtime.pause) {
+        if let Some(registry) = config::registry(&runtime.pause) {
             all.extend([
                 directory(&config::path(config::REGISTRIES), 0o755),
                 directory(&config::path(&registry), 0o755),
                 file(
                     &format!("{registry}/hosts.toml"),
-                    config::NO_REGISTRY,
+                    &config::only_the_hubs(REGISTRY_ADDRESS, REGISTRY_PORT),
                     0o644,
                 ),
             ]);

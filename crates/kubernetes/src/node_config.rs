@@ -30,12 +30,20 @@ pub(crate) const WITH_NAME_SERVERS: &str = "conf=/etc/resolv.conf; \
 
 /// Directory with what containerd does for single registries.
 pub(crate) const REGISTRIES: &str = "certs.d";
-/// Our images come with the plan. Whoever owns their registry's name on the internet, or
-/// answers for it, is never asked for one that is missing.
-pub(crate) const NO_REGISTRY: &str = "server = \"https://127.0.0.1:1\"\n";
+
+/// Our images come with the plan or from the hub, through the agent. Whoever owns the name of
+/// their registry on the internet, or answers for it, is never asked: what would be asked
+/// after the hub is an address at which nobody can be.
+pub(crate) fn only_the_hubs(address: Ipv4Addr, port: u16) -> String {
+    format!(
+        "server = \"https://127.0.0.1:1\"\n\n\
+         [host.\"http://{address}:{port}\"]\n\
+         capabilities = [\"pull\", \"resolve\"]\n"
+    )
+}
 
 /// Directory of the registry of this image reference.
-pub(crate) fn closed_registry(reference: &str) -> Option<String> {
+pub(crate) fn registry(reference: &str) -> Option<String> {
     let (registry, _) = reference.split_once('/')?;
     Some(format!("{REGISTRIES}/{registry}"))
 }
