@@ -1,0 +1,549 @@
+"""Runs one Python function behind HTTP, by the contract of Fission's environments.
+
+States: generic (answers /healthz and waits for code) -> specialised (everything else goes to
+the function). Code comes once, by POST /specialize (one file) or POST /v2/specialize (where it
+is and what its entry point is).
+
+What functions may be:
+- `def main():` as in Flask, with `flask.request` inside; its return value is Flask's;
+- `def main(request):` with the light `Request` below, which costs less;
+- `async def`, and generators, whose pieces are sent as they come.
+
+Promises: what every function needs is imported before the code comes, so that specialising
+costs the function's own imports only; a connection has a thread of its own, so one slow call
+delays no other; SIGTERM lets calls that run come to their end.
+"""
+
+import asyncio
+import builtins
+import collections.abc
+import importlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from http import HTTPStatus
+from urllib.parse import parse_qsl, unquote
+
+# Not needed here: functions import them, and find them done.
+import base64, collections, contextlib, copy, csv, dataclasses, datetime, decimal  # noqa: F401
+import email.utils, enum, functools, hashlib, hmac, itertools, logging, math  # noqa: F401
+import pathlib, random, re, ssl, string, struct, tempfile, time, typing  # noqa: F401
+import urllib.request, uuid, zlib  # noqa: F401
+
+try:
+    import flask
+    from werkzeug.exceptions import HTTPException
+except ImportError:  # a smaller image
+    flask = None
+
+PORT = int(os.environ.get("PORT", "8888"))
+USERFUNC = os.environ.get("USERFUNC", "/userfunc")
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = int(os.environ.get("MAX_BODY_BYTES", str(256 << 20)))
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Refused(Exception):
+    """A request that is answered with a status and a text."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class Request:
+    """A call, for functions that take an argument."""
+
+    __slots__ = ("method", "path", "query_string", "headers", "body", "_query")
+
+    def __init__(self, method, path, query_string, headers, body):
+        self.method, self.path, self.query_string = method, path, query_string
+        self.headers, self.body, self._query = headers, body, None
+
+    @property
+    def query(self):
+        """Query parameters; of repeated ones the last."""
+        if self._query is None:
+            self._query = dict(parse_qsl(self.query_string, keep_blank_values=True))
+        return self._query
+
+    args = query
+
+    @property
+    def text(self):
+        """The body as UTF-8."""
+        return self.body.decode()
+
+    def json(self):
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    get_json = json
+
+    @property
+    def request(self):
+        """So that `context.request` works too."""
+        return self
+
+
+class Headers(dict):
+    """Headers by lower-case name; names are looked up in any case."""
+
+    def __getitem__(self, name):
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name):
+        return super().__contains__(name.lower())
+
+    def get(self, name, default=None):
+        return super().get(name.lower(), default)
+
+
+class Function:
+    """The code, once it is there."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.call = None
+        self.taken = False
+
+    def specialise(self, path, name):
+        """Loads the code. Only the first time can succeed."""
+        with self.lock:
+            if self.taken:
+                raise Refused(400, "Not a generic container")
+            self.taken = True
+        try:
+            function, uses_flask = load(path, name)
+            self.call = caller(function, uses_flask)
+        except BaseException:
+            text = traceback.format_exc()
+            print(text, file=sys.stderr, flush=True)
+            raise Refused(500, text) from None
+
+
+def load(path, name):
+    """The function and whether its code speaks of Flask."""
+    seen = set()
+    real = builtins.__import__
+
+    def watching(module, *rest, **more):
+        seen.add(module.partition(".")[0])
+        return real(module, *rest, **more)
+
+    builtins.__import__ = watching
+    try:
+        module, entry = load_module(path, name)
+    finally:
+        builtins.__import__ = real
+    function = getattr(module, entry, None)
+    if not callable(function):
+        raise AttributeError(f"{module.__file__} has no function {entry!r}")
+    return function, "flask" in seen or speaks_of_flask(module)
+
+
+def load_module(path, name):
+    if os.path.isdir(path):
+        module_name, _, entry = (name or "main").rpartition(".")
+        if not module_name:
+            module_name, entry = ("main", name) if name else ("main", "main")
+            # `fission` takes a lone word for a module too.
+            if name and os.path.exists(os.path.join(path, name + ".py")):
+                module_name, entry = name, "main"
+        sys.path.insert(0, path)
+        os.chdir(path)
+        return importlib.import_module(module_name), entry
+    entry = (name or "main").rpartition(".")[2]
+    loader = importlib.machinery.SourceFileLoader("user", path)
+    spec = importlib.util.spec_from_loader("user", loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["user"] = module
+    spec.loader.exec_module(module)
+    return module, entry
+
+
+def speaks_of_flask(module):
+    """An import within a function is seen only when it runs, which is too late."""
+    try:
+        with open(module.__file__, "rb") as source:
+            return b"flask" in source.read()
+    except (OSError, TypeError):
+        return False
+
+
+def caller(function, uses_flask):
+    """What to do with a request: gives status, headers and body."""
+    takes_argument = bool(positional(function))
+    if uses_flask and flask is not None:
+        app = flask.Flask("user")
+        # The platform's own limit holds.
+        app.config["MAX_CONTENT_LENGTH"] = None
+        plain = lambda request: function(request) if takes_argument else function()  # noqa: E731
+        return lambda request: through_flask(app, plain, request)
+    if inspect.iscoroutinefunction(function):
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+
+        def run(request):
+            coroutine = function(request) if takes_argument else function()
+            return plain_answer(asyncio.run_coroutine_threadsafe(coroutine, loop).result())
+
+        return run
+    if takes_argument:
+        return lambda request: plain_answer(function(request))
+    return lambda request: plain_answer(function())
+
+
+def positional(function):
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in parameters if p.kind in kinds and p.default is p.empty]
+
+
+def through_flask(app, function, request):
+    environ = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(request.path, "latin-1"),
+        "QUERY_STRING": request.query_string,
+        "RAW_URI": request.path,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": str(PORT),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": request.headers.get("x-forwarded-for", "").partition(",")[0] or "127.0.0.1",
+        "CONTENT_LENGTH": str(len(request.body)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers.items():
+        if name == "content-type":
+            environ["CONTENT_TYPE"] = value
+        elif name != "content-length":
+            environ["HTTP_" + name.upper().replace("-", "_")] = value
+    with app.request_context(environ):
+        try:
+            answer = function(request)
+            if inspect.isawaitable(answer):
+                answer = asyncio.run(answer)
+            if answer is None:
+                answer = ""
+            response = app.make_response(answer)
+        except HTTPException as error:  # abort(404)
+            response = error.get_response()
+        headers = [(k, v) for k, v in response.headers.items() if k.lower() != "content-length"]
+        if response.is_streamed:
+            return response.status_code, headers, response.response
+        return response.status_code, headers, response.get_data()
+
+
+def plain_answer(value):
+    """Status, headers and body of what a function gives back, as Flask reads it."""
+    status, headers = 200, []
+    if isinstance(value, tuple):
+        value, *rest = value
+        for part in rest:
+            if isinstance(part, int):
+                status = part
+            elif isinstance(part, collections.abc.Mapping):
+                headers = list(part.items())
+            else:
+                headers = list(part)
+    if isinstance(value, str):
+        body, kind = value.encode(), "text/html; charset=utf-8"
+    elif isinstance(value, (bytes, bytearray)):
+        body, kind = bytes(value), "application/octet-stream"
+    elif value is None:
+        body, kind = b"", None
+    elif isinstance(value, (dict, list)):
+        body, kind = json.dumps(value).encode(), "application/json"
+    elif hasattr(value, "get_data") and hasattr(value, "status_code"):
+        headers = [(k, v) for k, v in value.headers.items() if k.lower() != "content-length"]
+        return value.status_code, headers, value.get_data()
+    elif isinstance(value, collections.abc.Iterator):
+        body, kind = value, "text/plain; charset=utf-8"
+    elif hasattr(value, "__aiter__"):
+        body, kind = drained(value), "text/plain; charset=utf-8"
+    else:
+        raise TypeError(f"a function cannot answer with {type(value).__name__}")
+    if kind and not any(name.lower() == "content-type" for name, _ in headers):
+        headers.append(("Content-Type", kind))
+    return status, headers, body
+
+
+def drained(pieces):
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(pieces.__anext__())
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.close()
+
+
+class Connection:
+    """One client, served by one thread."""
+
+    def __init__(self, server, sock):
+        self.server, self.sock, self.buffer = server, sock, b""
+
+    def serve(self):
+        try:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while self.one():
+                pass
+        except (OSError, EOFError):
+            pass  # the client is gone
+        finally:
+            self.sock.close()
+
+    def one(self):
+        """Answers one request; False when it was the last."""
+        head = self.read_head()
+        if head is None:
+            return False
+        with self.server.calling():
+            try:
+                request, keep = self.read_request(head)
+            except Refused as refusal:
+                self.send(refusal.status, [], refusal.text.encode(), False, False)
+                return False
+            keep = keep and not self.server.stopping
+            try:
+                status, headers, body = self.server.answer(request)
+            except Refused as refusal:
+                status, headers, body = refusal.status, TEXT, refusal.text.encode()
+            except Exception as error:
+                traceback.print_exc()
+                sys.stderr.flush()
+                status, headers = 500, TEXT
+                body = f"{type(error).__name__}: {error}".encode()
+            self.send(status, headers, body, keep, request.method == "HEAD")
+        return keep
+
+    def read_head(self):
+        while True:
+            end = self.buffer.find(b"\r\n\r\n")
+            if end >= 0:
+                head, self.buffer = self.buffer[:end], self.buffer[end + 4 :]
+                return head
+            if len(self.buffer) > MAX_HEAD_BYTES:
+                self.send(431, [], b"", False, False)
+                return None
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self.buffer += data
+
+    def read_request(self, head):
+        first, *lines = head.decode("latin-1").split("\r\n")
+        try:
+            method, target, version = first.split(" ")
+        except ValueError:
+            raise Refused(400, "not an HTTP request") from None
+        headers = Headers()
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise Refused(400, "a header without a colon")
+            name, value = name.lower(), value.strip()
+            headers[name] = f"{dict.get(headers, name)}, {value}" if name in headers else value
+        if headers.get("expect", "").lower() == "100-continue":
+            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = self.read_body(headers)
+        wish = headers.get("connection", "").lower()
+        keep = wish != "close" if version == "HTTP/1.1" else wish == "keep-alive"
+        path, _, query = target.partition("?")
+        return Request(method, path, query, headers, body), keep
+
+    def read_body(self, headers):
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            return self.read_chunks()
+        try:
+            length = int(headers.get("content-length", "0"))
+        except ValueError:
+            raise Refused(400, "content-length is no number") from None
+        if length > MAX_BODY_BYTES:
+            raise Refused(413, f"a body may have {MAX_BODY_BYTES} bytes")
+        return self.read_exactly(length) if length else b""
+
+    def read_exactly(self, length):
+        if len(self.buffer) >= length:
+            data, self.buffer = self.buffer[:length], self.buffer[length:]
+            return data
+        whole = bytearray(length)
+        whole[: len(self.buffer)] = self.buffer
+        view, at, self.buffer = memoryview(whole), len(self.buffer), b""
+        while at < length:
+            count = self.sock.recv_into(view[at:])
+            if not count:
+                raise EOFError
+            at += count
+        return bytes(whole)
+
+    def read_line(self):
+        while (end := self.buffer.find(b"\r\n")) < 0:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError
+            self.buffer += data
+        line, self.buffer = self.buffer[:end], self.buffer[end + 2 :]
+        return line
+
+    def read_chunks(self):
+        pieces, total = [], 0
+        while True:
+            try:
+                size = int(self.read_line().partition(b";")[0], 16)
+            except ValueError:
+                raise Refused(400, "a chunk without a size") from None
+            total += size
+            if total > MAX_BODY_BYTES:
+                raise Refused(413, f"a body may have {MAX_BODY_BYTES} bytes")
+            if size == 0:
+                while self.read_line():
+                    pass  # trailers
+                return b"".join(pieces)
+            pieces.append(self.read_exactly(size))
+            self.read_exactly(2)
+
+    def send(self, status, headers, body, keep, head_only):
+        lines = [f"HTTP/1.1 {status} {REASONS.get(status, '')}"]
+        for name, value in headers:
+            value = str(value)
+            if "\n" in value or "\r" in value:
+                raise OSError("a header with a line break")
+            lines.append(f"{name}: {value}")
+        if not keep:
+            lines.append("Connection: close")
+        if isinstance(body, bytes):
+            if status not in (204, 304):
+                lines.append(f"Content-Length: {len(body)}")
+            head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+            if head_only or status in (204, 304):
+                self.sock.sendall(head)
+            elif len(body) < 65536:
+                self.sock.sendall(head + body)
+            else:
+                self.sock.sendall(head)
+                self.sock.sendall(body)
+            return
+        lines.append("Transfer-Encoding: chunked")
+        self.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        for piece in body:
+            piece = piece.encode() if isinstance(piece, str) else bytes(piece)
+            if piece:
+                self.sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        self.sock.sendall(b"0\r\n\r\n")
+
+
+TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+class Server:
+    """Listens, and sends each request where it belongs."""
+
+    def __init__(self):
+        self.function = Function()
+        self.stopping = False
+        self.calls = 0
+        self.idle = threading.Condition()
+        self.listener = socket.create_server(("0.0.0.0", PORT), backlog=1024, reuse_port=False)
+
+    def calling(self):
+        return Calling(self)
+
+    def answer(self, request):
+        path = request.path
+        if self.function.call is None or path in OWN_PATHS:
+            return self.answer_own(request, path)
+        return self.function.call(request)
+
+    def answer_own(self, request, path):
+        if path == "/healthz":
+            return 200, [], b""
+        if path in OWN_PATHS and request.method == "POST":
+            where, name = os.path.join(USERFUNC, "user"), ""
+            if path == "/v2/specialize":
+                try:
+                    asked = json.loads(request.body)
+                    where, name = asked["filepath"], asked.get("functionName") or ""
+                except (ValueError, KeyError, TypeError):
+                    raise Refused(400, "filepath and functionName are needed, as JSON") from None
+            self.function.specialise(where, name)
+            return 200, [], b""
+        if self.function.call is None:
+            raise Refused(500, "Generic container: no requests supported")
+        return self.function.call(request)
+
+    def stop(self, *_):
+        self.stopping = True
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def run(self):
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+        threading.Thread(target=self.accept, daemon=True).start()
+        while not self.stopping:
+            signal.pause()
+        with self.idle:
+            self.idle.wait_for(lambda: self.calls == 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    def accept(self):
+        while not self.stopping:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            connection = Connection(self, sock)
+            threading.Thread(target=connection.serve, daemon=True).start()
+
+
+class Calling:
+    """Counts a call while it runs."""
+
+    __slots__ = ("server",)
+
+    def __init__(self, server):
+        self.server = server
+
+    def __enter__(self):
+        with self.server.idle:
+            self.server.calls += 1
+
+    def __exit__(self, *_):
+        with self.server.idle:
+            self.server.calls -= 1
+            if self.server.stopping:
+                self.server.idle.notify_all()
+
+
+OWN_PATHS = {"/healthz", "/specialize", "/v2/specialize"}
+
+if __name__ == "__main__":
+    # A call is short: threads that wait for one should get their turn soon.
+    sys.setswitchinterval(0.001)
+    Server().run()
