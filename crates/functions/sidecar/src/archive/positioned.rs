@@ -1,0 +1,50 @@
+//! A file with a place in it of one's own, so that two readers do not move each other.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+/// Reads a file from a place that no other reader of it shares.
+#[derive(Clone, Debug)]
+pub struct Positioned {
+    file: Arc<File>,
+    length: u64,
+    at: u64,
+}
+
+impl Positioned {
+    /// Begins at the file's first byte.
+    ///
+    /// # Errors
+    /// When the file's length cannot be read.
+    pub fn new(file: File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let file = Arc::new(file);
+        Ok(Self {
+            file,
+            length,
+            at: 0,
+        })
+    }
+}
+
+impl Read for Positioned {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += u64::try_from(count).unwrap_or(0);
+        Ok(count)
+    }
+}
+
+impl Seek for Positioned {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}

@@ -1,0 +1,45 @@
+//! Brings code, Secrets and ConfigMaps to a runtime beside it, and tells the runtime to load.
+//!
+//! Flow of `/specialize`: claim the Pod -> connect to the runtime, while the archive is brought
+//! ([`archive_source`]) and placed ([`place`]), then [`references`] -> the runtime loads
+//! ([`load`]) -> its answer is ours. In Pods that build: `/fetch` brings a source, `/upload`
+//! takes a package to storage ([`upload`]).
+//!
+//! Promises: a Pod is specialised once, whatever came of it, and says so after a restart of
+//! this process too; a specialisation goes on when the caller is gone; the function's own error
+//! is answered word for word; only this namespace's Secrets, ConfigMaps and packages are read.
+
+mod api;
+mod archive_source;
+mod claim;
+mod download;
+mod error;
+mod load;
+mod place;
+mod references;
+mod serve;
+mod settings;
+mod upload;
+
+use std::io;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use error::Error;
+pub use settings::{Settings, SettingsError};
+
+/// Serves until the shutdown. Made for a runtime of one thread.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
+    let listener = TcpListener::bind(settings.listen).await?;
+    serve(settings, listener, shutdown).await;
+    Ok(())
+}
+
+/// [`run`] on a socket that is open already.
+pub async fn serve(settings: Settings, listener: TcpListener, shutdown: CancellationToken) {
+    serve::serve(settings, listener, shutdown).await;
+}

@@ -1,0 +1,249 @@
+//! The fetcher's requests, and its specialisation at the start.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use farplane_functions_types::wire::{
+    FETCHER_STATE, FetchRequest, SpecializeRequest, UploadRequest,
+};
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::archive_source::bring;
+use super::claim::Claims;
+use super::place::{Placement, place};
+use super::settings::Settings;
+use super::{Error, load, references, upload};
+use crate::archive::name;
+use crate::http::{self, BodyError, Reply};
+
+const COMPONENT: &str = "fetcher";
+/// Longest pause between attempts to specialise at the start.
+const STARTUP_PAUSE: Duration = Duration::from_secs(30);
+
+/// Serves until the shutdown.
+pub async fn serve(settings: Settings, listener: TcpListener, shutdown: CancellationToken) {
+    let fetcher = Arc::new(Fetcher::new(settings));
+    let startup = tokio::spawn({
+        let (fetcher, shutdown) = (Arc::clone(&fetcher), shutdown.clone());
+        async move {
+            tokio::select! {
+                () = fetcher.at_startup() => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    });
+    http::serve(listener, shutdown, move |request| {
+        let fetcher = Arc::clone(&fetcher);
+        async move { fetcher.answer(request).await }
+    })
+    .await;
+    startup.abort();
+}
+
+struct Fetcher {
+    settings: Settings,
+    api: Api,
+    claims: Mutex<Claims>,
+    /// Why the Pod is not ready; none when it is.
+    waiting: Mutex<Option<String>>,
+}
+
+impl Fetcher {
+    fn new(settings: Settings) -> Self {
+        let waiting = settings
+            .startup
+            .as_ref()
+            .map(|_| "not loaded yet".to_owned());
+        Self {
+            api: Api::new(&settings.namespace),
+            claims: Mutex::new(Claims::of(&settings.shared)),
+            waiting: Mutex::new(waiting),
+            settings,
+        }
+    }
+
+    fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
+        let post = request.method() == Method::POST;
+        let get = request.method() == Method::GET;
+        let path = request.uri().path().to_owned();
+        let reply = match path.as_str() {
+            "/healthz" => return http::empty(StatusCode::OK),
+            "/readiness-healthz" => return self.readiness(),
+            "/version" => return http::version(),
+            "/specialize" if post => self.specialize(request).await,
+            "/fetch" if post => self.fetch(request).await,
+            "/upload" if post => self.upload(request).await,
+            FETCHER_STATE if get => self.state(request).await,
+            "/wsevent/start" | "/wsevent/end" if get => self.event(request, &path).await,
+            "/specialize" | "/fetch" | "/upload" => return http::method_not_allowed("POST"),
+            FETCHER_STATE | "/wsevent/start" | "/wsevent/end" => {
+                return http::method_not_allowed("GET");
+            }
+            _ => return http::failure(StatusCode::NOT_FOUND, COMPONENT, "there is no such path"),
+        };
+        reply.unwrap_or_else(|error| error.reply(COMPONENT))
+    }
+
+    fn readiness(&self) -> Reply {
+        match self.waiting().clone() {
+            None => http::empty(StatusCode::OK),
+            Some(reason) => http::failure(StatusCode::SERVICE_UNAVAILABLE, COMPONENT, reason),
+        }
+    }
+
+    async fn state(&self, request: Request<Incoming>) -> Result<Reply, BodyError> {
+        http::body(request, &self.settings.key).await?;
+        Ok(http::json(StatusCode::OK, &self.claims().state()))
+    }
+
+    async fn specialize(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, BodyError> {
+        let request: SpecializeRequest = http::read(request, &self.settings.key).await?;
+        if let Err(taken) = self.claims().begin(&request) {
+            return Ok(outcome(Err(taken.into())));
+        }
+        // Goes on when the caller is gone: an executor that takes over asks how it went.
+        let task = tokio::spawn(async move { self.run(&request).await });
+        Ok(outcome(task.await.unwrap_or(Err(Error::Stopped))))
+    }
+
+    async fn fetch(&self, request: Request<Incoming>) -> Result<Reply, BodyError> {
+        let request: FetchRequest = http::read(request, &self.settings.key).await?;
+        let fetched = async {
+            self.bring(&request).await?;
+            references::write(&self.settings, &self.api, &request).await
+        };
+        Ok(outcome(fetched.await))
+    }
+
+    async fn upload(&self, request: Request<Incoming>) -> Result<Reply, BodyError> {
+        let request: UploadRequest = http::read(request, &self.settings.key).await?;
+        Ok(match upload::upload(&self.settings, &request).await {
+            Ok(reply) => http::json(StatusCode::OK, &reply),
+            Err(error) => outcome(Err(error)),
+        })
+    }
+
+    async fn event(&self, request: Request<Incoming>, path: &str) -> Result<Reply, BodyError> {
+        http::body(request, &self.settings.key).await?;
+        let (reason, message) = if path.ends_with("start") {
+            ("WsConnectionStarted", "a WebSocket to this Pod is open")
+        } else {
+            ("NoActiveConnections", "no WebSocket to this Pod is open")
+        };
+        Ok(outcome(
+            self.api.event(&self.settings.pod, reason, message).await,
+        ))
+    }
+
+    /// Brings the archive, unless it is there.
+    async fn bring(&self, request: &FetchRequest) -> Result<(), Error> {
+        if !name::is_plain(&request.filename) {
+            return Err(Error::Filename(request.filename.clone()));
+        }
+        let shared = &self.settings.shared;
+        if shared.join(&request.filename).symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        let source = bring(&self.settings, &self.api, request).await?;
+        let placement = Placement {
+            shared: shared.clone(),
+            filename: request.filename.clone(),
+            keep: request.keep_archive,
+            limits: self.settings.limits,
+        };
+        place(source, placement).await
+    }
+
+    async fn run(&self, request: &SpecializeRequest) -> Result<(), Error> {
+        let began = Instant::now();
+        let Settings {
+            runtime,
+            listen_deadline,
+            load_deadline,
+            ..
+        } = self.settings;
+        let connect = load::connect(runtime, listen_deadline);
+        let bring = async {
+            self.bring(&request.fetch).await?;
+            references::write(&self.settings, &self.api, &request.fetch).await
+        };
+        // The runtime accepts while the code is put in place. Only for code that is at hand:
+        // many servers close a connection on which nothing comes for seconds.
+        let connection = if is_at_hand(&request.fetch) {
+            let connecting = tokio::spawn(connect);
+            bring.await?;
+            connecting.await.map_err(|_| Error::Stopped)??
+        } else {
+            bring.await?;
+            connect.await?
+        };
+        let brought = began.elapsed();
+        load::load(connection, runtime, &request.load, load_deadline).await?;
+        self.claims().loaded(request.function.clone());
+        let (brought, took) = (brought.as_micros(), began.elapsed().as_micros());
+        tracing::info!(brought, took, "specialised (microseconds)");
+        Ok(())
+    }
+
+    async fn at_startup(&self) {
+        let Some(request) = self.settings.startup.as_deref() else {
+            return;
+        };
+        let restarted = self.claims().begin(request).is_err();
+        let mut pause = Duration::from_millis(500);
+        loop {
+            match self.run(request).await {
+                Ok(()) => break,
+                // This process was restarted, the runtime was not.
+                Err(Error::Refused { status, .. })
+                    if restarted && status == StatusCode::BAD_REQUEST =>
+                {
+                    tracing::info!("the runtime says that it has its code already");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, component = error.component(), "not loaded");
+                    *self.waiting() = Some(error.to_string());
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(STARTUP_PAUSE);
+        }
+        *self.waiting() = None;
+    }
+}
+
+fn is_at_hand(request: &FetchRequest) -> bool {
+    let literal = request
+        .archive
+        .as_ref()
+        .is_some_and(|archive| !archive.literal.is_empty());
+    literal && request.secret_list.is_empty() && request.config_map_list.is_empty()
+}
+
+fn outcome(result: Result<(), Error>) -> Reply {
+    match result {
+        Ok(()) => http::empty(StatusCode::OK),
+        Err(error) => {
+            let (status, component) = (error.status(), error.component());
+            tracing::warn!(%error, component, %status, "refused");
+            match error {
+                Error::Refused { body, .. } => http::failure(status, component, body),
+                other => http::failure(status, component, other.to_string()),
+            }
+        }
+    }
+}
