@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farplane_types::names;
 
-use crate::{cluster, completion, doctor, down, endpoint, host, internal, lab, org, up};
+use crate::functions::{environment, function, route};
+use crate::{cluster, completion, doctor, down, endpoint, functions, host, internal, lab, org, up};
 
 const AFTER: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not ready in time.
@@ -97,6 +98,18 @@ pub(crate) enum Command {
     /// Kubernetes clusters
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// The function platform of a cluster
+    #[command(subcommand)]
+    Functions(functions::FunctionsCommand),
+    /// Environments: the languages that functions are written in
+    #[command(subcommand)]
+    Env(environment::EnvironmentCommand),
+    /// Functions: code that answers calls
+    #[command(subcommand)]
+    Fn(function::FunctionCommand),
+    /// Routes: paths at which functions are called
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Print the version
     Version,
     /// Print a completion script for a shell

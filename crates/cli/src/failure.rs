@@ -64,6 +64,33 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
     all
 }
 
+/// Where the objects of a request are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope<'a> {
+    /// At the hub.
+    Hub,
+    /// At the hub, in an organization.
+    Organization(&'a str),
+    /// In a cluster.
+    Cluster,
+    /// In a namespace of a cluster.
+    Namespace(&'a str),
+}
+
+impl Scope<'_> {
+    /// Who answers.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Hub | Self::Organization(_) => "the hub",
+            Self::Cluster | Self::Namespace(_) => "the cluster",
+        }
+    }
+
+    fn is_hub(self) -> bool {
+        matches!(self, Self::Hub | Self::Organization(_))
+    }
+}
+
 /// What a request was about, for the words of its failure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {
@@ -73,8 +100,8 @@ pub(crate) struct About<'a> {
     pub command: &'a str,
     /// Name of the object; empty for a list.
     pub name: &'a str,
-    /// Organization, for what lives in one.
-    pub organization: Option<&'a str>,
+    /// Where it is.
+    pub scope: Scope<'a>,
     /// `create`.
     pub verb: &'a str,
 }
@@ -86,16 +113,21 @@ impl About<'_> {
             "" => format!("{}s", self.noun),
             name => format!("{} {name}", self.noun),
         };
-        if let Some(organization) = self.organization {
-            what.push_str(&format!(" in organization {organization}"));
+        match self.scope {
+            Scope::Hub | Scope::Cluster => {}
+            Scope::Organization(name) => what.push_str(&format!(" in organization {name}")),
+            Scope::Namespace(name) => what.push_str(&format!(" in namespace {name}")),
         }
         what
     }
 
     fn list_command(&self) -> String {
-        match self.organization {
-            Some(organization) => format!("farplane {} list --org {organization}", self.command),
-            None => format!("farplane {} list", self.command),
+        let command = self.command;
+        match self.scope {
+            Scope::Hub => format!("farplane {command} list"),
+            Scope::Organization(name) => format!("farplane {command} list --org {name}"),
+            Scope::Cluster => format!("farplane {command} list -A"),
+            Scope::Namespace(name) => format!("farplane {command} list -n {name}"),
         }
     }
 
@@ -112,7 +144,7 @@ impl About<'_> {
     pub fn explain(&self, error: kube::Error) -> anyhow::Error {
         match error {
             kube::Error::Api(status) => self.explain_status(&status).into(),
-            kube::Error::Service(_) | kube::Error::HyperError(_) => unreachable_hub(&error),
+            kube::Error::Service(_) | kube::Error::HyperError(_) => self.unreachable(&error),
             error => anyhow::Error::new(error).context(format!(
                 "failed to {} {}",
                 self.verb,
@@ -124,11 +156,20 @@ impl About<'_> {
     fn explain_status(&self, status: &Status) -> Failure {
         let what = self.what();
         let message = status.message.trim();
+        let server = self.scope.server();
         match status.code {
+            404 if is_unknown_kind(status) && !self.scope.is_hub() => Failure::NotFound(
+                "functions are not installed in this cluster: `farplane functions install` does it; --cluster and --kubeconfig choose another cluster".to_owned(),
+            ),
             404 if is_unknown_kind(status) => Failure::NotFound(
                 "Farplane is not installed at this hub: install the chart, or choose another hub with --hub or --hub-kubeconfig".to_owned(),
             ),
-            404 => self.not_found(),
+            404 => match self.missing_namespace(status) {
+                Some(namespace) => Failure::NotFound(format!(
+                    "there is no namespace {namespace} in the cluster; `kubectl create namespace {namespace}` makes it"
+                )),
+                None => self.not_found(),
+            },
             409 if status.is_already_exists() => {
                 Failure::Refused(format!("{what} already exists; `{}` shows it", self.list_command()))
             }
@@ -136,22 +177,57 @@ impl About<'_> {
                 "{what} was changed by somebody else at the same time; repeat the command"
             )),
             401 => Failure::Refused(
-                "the hub does not accept your credentials: they may have expired".to_owned(),
+                format!("{server} does not accept your credentials: they may have expired"),
             ),
             403 if message.contains("exceeded quota") => Failure::Refused(format!(
                 "the quota of the organization does not allow {what}: {message}"
             )),
+            403 if message.contains("being terminated") && !self.scope.is_hub() => {
+                Failure::Refused(format!("its namespace is being deleted: {message}"))
+            }
             403 if message.contains("being terminated") => Failure::Refused(format!(
                 "the organization is being deleted, so nothing can be made in it: {message}"
+            )),
+            403 if !self.scope.is_hub() => Failure::Refused(format!(
+                "you may not {} {what}: {message}",
+                self.verb
             )),
             403 => Failure::Refused(format!(
                 "you may not {} {what}: {message}; ask an admin of the organization or the operator of the hub",
                 self.verb
             )),
-            422 => Failure::Refused(format!("the hub refuses {what}: {}", causes(status))),
+            422 => Failure::Refused(format!("{server} refuses {what}: {}", causes(status))),
             _ => Failure::Refused(format!("failed to {} {what}: {message}", self.verb)),
         }
     }
+
+    fn missing_namespace(&self, status: &Status) -> Option<String> {
+        let details = status.details.as_ref()?;
+        let missing = details.kind == "namespaces" && !self.scope.is_hub();
+        missing.then(|| details.name.clone())
+    }
+
+    fn unreachable(&self, error: &kube::Error) -> anyhow::Error {
+        let cause = root(error);
+        Failure::Refused(match self.scope.is_hub() {
+            true => format!(
+                "the hub does not answer ({cause}): is it running? `farplane status` tells"
+            ),
+            false => format!(
+                "the cluster does not answer ({cause}): does the kubeconfig name the right one? `kubectl version` asks it too"
+            ),
+        })
+        .into()
+    }
+}
+
+/// The innermost cause.
+pub(crate) fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a dyn std::error::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
 }
 
 /// A 404 of the path and not of the object.
@@ -180,17 +256,6 @@ fn causes(status: &Status) -> String {
     }
 }
 
-fn unreachable_hub(error: &kube::Error) -> anyhow::Error {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    Failure::Refused(format!(
-        "the hub does not answer ({cause}): is it running? `farplane status` tells"
-    ))
-    .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +264,7 @@ mod tests {
         noun: "cluster",
         command: "cluster",
         name: "first",
-        organization: Some("demo"),
+        scope: Scope::Organization("demo"),
         verb: "create",
     };
 

@@ -14,7 +14,7 @@ use kube::{Api, Client, Config};
 use crate::App;
 use crate::arguments::Global;
 use crate::engine;
-use crate::failure::{About, Failure};
+use crate::failure::{About, Failure, Scope};
 
 /// Hub of this machine when none is named.
 pub(crate) const DEFAULT_HUB: &str = "default";
@@ -128,7 +128,7 @@ pub(crate) async fn published(client: &Client, name: &str) -> Result<Option<Conf
             noun: "ConfigMap",
             command: "status",
             name,
-            organization: None,
+            scope: Scope::Hub,
             verb: "read",
         };
         about.explain(error)

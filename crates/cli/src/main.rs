@@ -16,6 +16,7 @@ mod down;
 mod endpoint;
 mod engine;
 mod failure;
+mod functions;
 mod host;
 mod hub;
 mod internal;
@@ -90,6 +91,10 @@ async fn run(app: &App, command: Command) -> anyhow::Result<()> {
         Command::Host(command) => host::run(app, command).await,
         Command::Lab(command) => lab::run(app, command).await,
         Command::Cluster(command) => cluster::run(app, command).await,
+        Command::Functions(command) => functions::run(app, command).await,
+        Command::Env(command) => functions::environment::run(app, command).await,
+        Command::Fn(command) => functions::function::run(app, command).await,
+        Command::Route(command) => functions::route::run(app, command).await,
         Command::Version => version::run(app),
         Command::Completion(args) => completion::run(app, &args),
         Command::Internal(command) => internal::run(app, command).await,

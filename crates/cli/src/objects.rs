@@ -1,4 +1,4 @@
-//! Objects at the hub: get, list, create, delete, with words for what goes wrong.
+//! Objects at the hub and of clusters: get, list, create, delete, with words for what goes wrong.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::failure::{self, About, Failure};
+use crate::failure::{self, About, Failure, Scope};
 
 /// Field manager of what people do by this command.
 pub(crate) const FIELD_MANAGER: &str = "farplane-cli";
@@ -27,8 +27,10 @@ pub(crate) trait Kind:
     const NOUN: &'static str;
     /// Its command.
     const COMMAND: &'static str;
-    /// Access to those of one organization, or of all.
-    fn api(client: Client, organization: Option<&str>) -> Api<Self>;
+    /// Access to those of one place, an organization or a namespace, or of all.
+    fn api(client: Client, place: Option<&str>) -> Api<Self>;
+    /// What the place is.
+    fn scope(place: Option<&str>) -> Scope<'_>;
 }
 
 macro_rules! kind_of_organizations {
@@ -41,6 +43,9 @@ macro_rules! kind_of_organizations {
                     Some(name) => Api::namespaced(client, &organization_namespace(name)),
                     None => Api::all(client),
                 }
+            }
+            fn scope(place: Option<&str>) -> Scope<'_> {
+                place.map_or(Scope::Hub, Scope::Organization)
             }
         }
     };
@@ -57,36 +62,35 @@ impl Kind for Organization {
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
         Api::all(client)
     }
+    fn scope(_: Option<&str>) -> Scope<'_> {
+        Scope::Hub
+    }
 }
 
 /// What a request on `K` is about.
 pub(crate) fn about<'a, K: Kind>(
     verb: &'a str,
-    organization: Option<&'a str>,
+    place: Option<&'a str>,
     name: &'a str,
 ) -> About<'a> {
     About {
         noun: K::NOUN,
         command: K::COMMAND,
         name,
-        organization,
+        scope: K::scope(place),
         verb,
     }
 }
 
 /// The object, which must exist.
-pub(crate) async fn get<K: Kind>(
-    client: &Client,
-    organization: Option<&str>,
-    name: &str,
-) -> Result<K> {
-    match find(client, organization, name).await? {
+pub(crate) async fn get<K: Kind>(client: &Client, place: Option<&str>, name: &str) -> Result<K> {
+    match find(client, place, name).await? {
         Some(object) => Ok(object),
         None => {
-            if let Some(organization) = organization {
+            if let Scope::Organization(organization) = K::scope(place) {
                 must_exist(client, organization).await?;
             }
-            Err(about::<K>("read", organization, name).not_found().into())
+            Err(about::<K>("read", place, name).not_found().into())
         }
     }
 }
@@ -94,11 +98,11 @@ pub(crate) async fn get<K: Kind>(
 /// The object, if it exists.
 pub(crate) async fn find<K: Kind>(
     client: &Client,
-    organization: Option<&str>,
+    place: Option<&str>,
     name: &str,
 ) -> Result<Option<K>> {
-    let about = about::<K>("read", organization, name);
-    match K::api(client.clone(), organization).get(name).await {
+    let about = about::<K>("read", place, name);
+    match K::api(client.clone(), place).get(name).await {
         Ok(object) => Ok(Some(object)),
         Err(kube::Error::Api(status))
             if status.is_not_found() && !failure::is_unknown_kind(&status) =>
@@ -109,30 +113,26 @@ pub(crate) async fn find<K: Kind>(
     }
 }
 
-/// Every object of an organization, or of all.
-pub(crate) async fn list<K: Kind>(client: &Client, organization: Option<&str>) -> Result<Vec<K>> {
-    if let Some(organization) = organization {
+/// Every object of a place, or of all.
+pub(crate) async fn list<K: Kind>(client: &Client, place: Option<&str>) -> Result<Vec<K>> {
+    if let Scope::Organization(organization) = K::scope(place) {
         must_exist(client, organization).await?;
     }
-    let found = K::api(client.clone(), organization)
+    let found = K::api(client.clone(), place)
         .list(&ListParams::default())
         .await;
     match found {
         Ok(list) => Ok(list.items),
-        Err(error) => Err(about::<K>("list", organization, "").explain(error)),
+        Err(error) => Err(about::<K>("list", place, "").explain(error)),
     }
 }
 
 /// Makes an object. A name that exists is refused. An organization that was made a
 /// moment ago gets the time to make its namespace.
-pub(crate) async fn create<K: Kind>(
-    client: &Client,
-    organization: Option<&str>,
-    object: &K,
-) -> Result<K> {
+pub(crate) async fn create<K: Kind>(client: &Client, place: Option<&str>, object: &K) -> Result<K> {
     let name = object.name_any();
-    let about = about::<K>("create", organization, &name);
-    let api = K::api(client.clone(), organization);
+    let about = about::<K>("create", place, &name);
+    let api = K::api(client.clone(), place);
     let parameters = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
@@ -143,7 +143,8 @@ pub(crate) async fn create<K: Kind>(
             Ok(made) => return Ok(made),
             Err(error) => error,
         };
-        let (Some(organization), true) = (organization, lacks_namespace(&error)) else {
+        let (Scope::Organization(organization), true) = (K::scope(place), lacks_namespace(&error))
+        else {
             return Err(about.explain(error));
         };
         must_exist(client, organization).await?;
@@ -160,11 +161,11 @@ pub(crate) async fn create<K: Kind>(
 /// Asks the hub to delete an object, which must exist.
 pub(crate) async fn delete<K: Kind>(
     client: &Client,
-    organization: Option<&str>,
+    place: Option<&str>,
     name: &str,
 ) -> Result<()> {
-    let about = about::<K>("delete", organization, name);
-    let api = K::api(client.clone(), organization);
+    let about = about::<K>("delete", place, name);
+    let api = K::api(client.clone(), place);
     match api.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         Err(error) => Err(about.explain(error)),

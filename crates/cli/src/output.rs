@@ -13,6 +13,7 @@ use crate::view::cells::{self, Cell};
 use crate::view::rows::Row;
 
 /// The two streams and how they are written.
+#[derive(Clone)]
 pub(crate) struct Output {
     /// Form of data.
     pub format: Format,

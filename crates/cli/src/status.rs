@@ -103,7 +103,7 @@ async fn parts(client: Client) -> Result<Vec<Part>> {
             noun: "Deployment",
             command: "status",
             name: "",
-            organization: None,
+            scope: crate::failure::Scope::Hub,
             verb: "list",
         };
         about.explain(error)

@@ -1,7 +1,7 @@
-//! Waits at the hub for something to become true, and shows how it goes.
+//! Waits at the hub, or at a cluster, for something to become true, and shows how it goes.
 //!
 //! On a terminal every step has a line that moves; elsewhere a line is printed when a
-//! step changes. Interrupting leaves everything at the hub as it is and says so.
+//! step changes. Interrupting leaves everything there as it is and says so.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,15 +13,21 @@ use clap::Args;
 use futures::StreamExt as _;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kube::api::Api;
-use kube::runtime::watcher::{self, watch_object};
+use kube::runtime::watcher::watch_object;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, root};
 use crate::objects::Kind;
 use crate::output::Output;
 use crate::time;
 
 /// Pause before the hub is asked again after it did not answer.
 const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two looks at what no single watch tells.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long one look may take.
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long looks may fail in a row.
+const ABSENCE: Duration = Duration::from_secs(20);
 
 /// How long to wait.
 #[derive(Args, Debug, Clone)]
@@ -204,6 +210,7 @@ pub(crate) async fn until<K: Kind>(
     judge: impl Fn(Option<&K>) -> Verdict,
 ) -> Result<()> {
     let board = Board::new(goal.out);
+    let server = K::scope(None).server();
     let mut last = Vec::new();
     let mut objects = std::pin::pin!(watch_object(api, name));
     let end = tokio::time::sleep(goal.timeout);
@@ -211,20 +218,21 @@ pub(crate) async fn until<K: Kind>(
     loop {
         let object = tokio::select! {
             object = objects.next() => object,
-            () = &mut end => return Err(late(&goal, &last).into()),
-            _ = tokio::signal::ctrl_c() => return Err(interrupted(&goal).into()),
+            () = &mut end => return Err(late(&goal, server, &last).into()),
+            _ = tokio::signal::ctrl_c() => return Err(interrupted(&goal, server).into()),
         };
         let object = match object {
             Some(Ok(object)) => object,
             Some(Err(error)) => {
-                last = vec![Step::new("hub", State::Waiting(describe(&error)))];
+                let words = format!("{server} does not answer ({})", root(&error));
+                last = vec![Step::new("hub", State::Waiting(words))];
                 last.iter().for_each(|step| board.show(step));
                 tokio::select! {
                     () = tokio::time::sleep(RETRY) => continue,
-                    () = &mut end => return Err(late(&goal, &last).into()),
+                    () = &mut end => return Err(late(&goal, server, &last).into()),
                 }
             }
-            None => return Err(late(&goal, &last).into()),
+            None => return Err(late(&goal, server, &last).into()),
         };
         match judge(object.as_ref()) {
             Verdict::Failed(failure) => return Err(failure.into()),
@@ -240,15 +248,57 @@ pub(crate) async fn until<K: Kind>(
     }
 }
 
-fn describe(error: &watcher::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+/// Looks again and again until the look says that it is done.
+///
+/// A cluster that does not answer meanwhile is asked again for a while.
+pub(crate) async fn poll(
+    goal: Goal<'_>,
+    mut look: impl AsyncFnMut() -> Result<Verdict>,
+) -> Result<()> {
+    const SERVER: &str = "the cluster";
+    let board = Board::new(goal.out);
+    let end = Instant::now() + goal.timeout;
+    let mut last: Vec<Step>;
+    let mut failing_since: Option<Instant> = None;
+    loop {
+        let looked = tokio::select! {
+            looked = tokio::time::timeout(ANSWER, look()) => looked,
+            _ = tokio::signal::ctrl_c() => return Err(interrupted(&goal, SERVER).into()),
+        };
+        let looked = looked
+            .unwrap_or_else(|_| Err(Failure::NotReady(format!("{SERVER} does not answer")).into()));
+        match looked {
+            Ok(Verdict::Done(steps)) => {
+                steps.iter().for_each(|step| board.show(step));
+                return Ok(());
+            }
+            Ok(Verdict::Failed(failure)) => return Err(failure.into()),
+            Ok(Verdict::Going(steps)) => {
+                failing_since = None;
+                steps.iter().for_each(|step| board.show(step));
+                last = steps;
+            }
+            Err(error) => {
+                let since = *failing_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > ABSENCE {
+                    return Err(error);
+                }
+                let words = crate::failure::text(&error);
+                last = vec![Step::new("cluster", State::Waiting(words))];
+                last.iter().for_each(|step| board.show(step));
+            }
+        }
+        if Instant::now() > end {
+            return Err(late(&goal, SERVER, &last).into());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            _ = tokio::signal::ctrl_c() => return Err(interrupted(&goal, SERVER).into()),
+        }
     }
-    format!("the hub does not answer ({cause})")
 }
 
-fn late(goal: &Goal<'_>, last: &[Step]) -> Failure {
+fn late(goal: &Goal<'_>, server: &str, last: &[Step]) -> Failure {
     let open: Vec<String> = last
         .iter()
         .filter(|step| !matches!(step.state, State::Done(_)))
@@ -257,7 +307,7 @@ fn late(goal: &Goal<'_>, last: &[Step]) -> Failure {
         .map(|(name, words)| format!("\n  {name}: {words}"))
         .collect();
     Failure::NotReady(format!(
-        "waited {} for {}; the hub goes on with it, `{}` tells how it is{}",
+        "waited {} for {}; {server} goes on with it, `{}` tells how it is{}",
         time::human(goal.timeout),
         goal.what,
         goal.look,
@@ -265,9 +315,9 @@ fn late(goal: &Goal<'_>, last: &[Step]) -> Failure {
     ))
 }
 
-fn interrupted(goal: &Goal<'_>) -> Failure {
+fn interrupted(goal: &Goal<'_>, server: &str) -> Failure {
     Failure::NotReady(format!(
-        "no longer waiting for {}; the hub goes on with it, `{}` tells how it is",
+        "no longer waiting for {}; {server} goes on with it, `{}` tells how it is",
         goal.what, goal.look
     ))
 }
@@ -320,7 +370,7 @@ mod tests {
             Step::new("Nodes", State::Waiting("host one is away".into())),
             Step::new("AddOns", State::Waiting(String::new())),
         ];
-        let words = late(&goal, &steps).to_string();
+        let words = late(&goal, "the hub", &steps).to_string();
         assert!(
             words.ends_with("\n  Nodes: waits: host one is away"),
             "{words}"

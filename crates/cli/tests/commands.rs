@@ -36,6 +36,27 @@ const HELP: &[&str] = &[
     "cluster describe",
     "cluster delete",
     "cluster kubeconfig",
+    "functions",
+    "functions install",
+    "functions uninstall",
+    "functions status",
+    "env",
+    "env create",
+    "env list",
+    "env describe",
+    "env delete",
+    "fn",
+    "fn create",
+    "fn deploy",
+    "fn update",
+    "fn list",
+    "fn describe",
+    "fn test",
+    "fn delete",
+    "route",
+    "route create",
+    "route list",
+    "route delete",
 ];
 
 fn farplane(words: &str) -> Output {
@@ -127,6 +148,28 @@ fn wrong_usage_is_told_with_code_2_and_asks_no_hub() {
             "cannot be used with",
         ),
         ("up --name a --hub b", "two hubs"),
+        ("fn create Bad --env python --code a", "a name has up to 63"),
+        ("fn create a --env python", "--code"),
+        ("fn list --cluster a", "--org"),
+        (
+            "fn list --cluster a --org b --kubeconfig c",
+            "cannot be used with",
+        ),
+        (
+            "fn create a --env python --code a --timeout 5",
+            "is not a duration",
+        ),
+        (
+            "fn create a --env e --code a --min-scale 2 --max-scale 1",
+            "is more than",
+        ),
+        ("route create --function a", "--url"),
+        ("route create --function a --url /..", "does not contain"),
+        (
+            "route create --function a --url /a --method BREW",
+            "a method is one of",
+        ),
+        ("env create a --version 4", "4 is not in 1..=3"),
         ("down --hub-kubeconfig /b", "--name"),
         ("unheard-of", "unrecognized"),
     ];
@@ -157,6 +200,11 @@ fn what_is_not_there_has_code_3() {
             "org list --hub-kubeconfig /nonexistent/config",
             "/nonexistent/config",
         ),
+        (
+            "fn list --kubeconfig /nonexistent/config",
+            "there is no kubeconfig /nonexistent/config",
+        ),
+        ("fn list", "there is no cluster to work in"),
     ] {
         let output = farplane(words);
         assert_eq!(output.status.code(), Some(3), "{words}: {}", err(&output));

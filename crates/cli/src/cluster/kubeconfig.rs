@@ -14,7 +14,7 @@ use kube::{Api, Client};
 
 use crate::App;
 use crate::arguments::{Format, Named};
-use crate::failure::{About, Failure};
+use crate::failure::{About, Failure, Scope};
 use crate::{hub, objects};
 
 const KEY: &str = "kubeconfig";
@@ -65,7 +65,7 @@ pub(crate) async fn fetch(client: &Client, org: &str, name: &str) -> Result<Stri
             noun: "kubeconfig of cluster",
             command: "cluster",
             name,
-            organization: Some(org),
+            scope: Scope::Organization(org),
             verb: "read",
         };
         about.explain(error)

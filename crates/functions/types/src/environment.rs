@@ -13,7 +13,7 @@ pub const DEFAULT_GRACE_SECONDS: i64 = 90;
 pub const DEFAULT_POOL_SIZE: i32 = 3;
 
 /// How functions of one language run and are built.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fission.io",
     version = "v1",

@@ -17,7 +17,7 @@ pub const DEFAULT_CONCURRENCY: i64 = 500;
 pub const DEFAULT_SPECIALIZATION_SECONDS: i64 = 120;
 
 /// Code that answers calls.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fission.io",
     version = "v1",

@@ -20,6 +20,7 @@ pub mod wire;
 pub use environment::{Environment, EnvironmentSpec};
 pub use function::{ExecutorType, Function, FunctionSpec, ObjectReference};
 pub use package::{Archive, Checksum, Package, PackageSpec};
+pub use raw::RawObject;
 pub use release::{
     CanaryConfig, FissionTenant, FunctionAlias, FunctionVersion, FunctionVersionSpec,
 };

@@ -12,7 +12,7 @@ use crate::raw::{RawObject, or_default};
 pub const MAX_LITERAL_BYTES: usize = 256 * 1024;
 
 /// Code: as written (`source`), as it runs (`deployment`), or both.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fission.io",
     version = "v1",

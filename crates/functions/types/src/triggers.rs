@@ -48,7 +48,7 @@ fn by_name() -> String {
 }
 
 /// Calls a function for HTTP requests to a path.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fission.io",
     version = "v1",
@@ -183,7 +183,7 @@ pub struct HTTPTriggerStatus {
 }
 
 /// Calls a function at times.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "fission.io",
     version = "v1",

@@ -1,0 +1,191 @@
+//! Requests to parts of the platform, from wherever `kubectl` works.
+//!
+//! A connection goes through the API server's port-forward to a ready Pod of the part, and
+//! every request is signed with the key of its service.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
+use farplane_functions_types::auth::{self, Key, Service};
+use farplane_functions_types::names::{self, label, port};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderMap;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
+
+use super::platform;
+use crate::failure::Failure;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// A part that can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The router's internal listener.
+    Router,
+    /// Archives.
+    Storage,
+}
+
+impl Part {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Router => "fission-router",
+            Self::Storage => "fission-storage",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Router => port::ROUTER_INTERNAL,
+            Self::Storage => port::STORAGE,
+        }
+    }
+
+    fn service(self) -> Service {
+        match self {
+            Self::Router => Service::RouterInternal,
+            Self::Storage => Service::Storage,
+        }
+    }
+
+    fn host(self) -> &'static str {
+        match self {
+            Self::Router => "router-internal.fission",
+            Self::Storage => "storagesvc.fission",
+        }
+    }
+}
+
+/// What is asked.
+pub(crate) struct Ask {
+    /// Method.
+    pub method: Method,
+    /// Path and query, as they are sent.
+    pub target: String,
+    /// Headers beside those of the signature.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// Sends one request to a part and gives the head of the answer; its body comes as it comes.
+pub(crate) async fn send(client: &Client, part: Part, ask: Ask) -> Result<Response<Incoming>> {
+    let key = Key::derived(&platform::secret(client).await?, part.service(), None);
+    let request = request(part, ask, &key)?;
+    let mut sender = tokio::time::timeout(CONNECT, connect(client, part))
+        .await
+        .map_err(|_| {
+            Failure::NotReady(format!(
+                "the {} cannot be reached within {} s through the cluster's API server; `farplane functions status` tells how it is",
+                part.label(),
+                CONNECT.as_secs()
+            ))
+        })??;
+    sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("ask the {}", part.label()))
+}
+
+fn request(part: Part, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
+    let signed = key.sign(ask.method.as_str(), &ask.target, &ask.body, auth::now());
+    let mut request = Request::builder()
+        .method(ask.method)
+        .uri(&ask.target)
+        .header(hyper::header::HOST, part.host());
+    for (name, value) in signed.into_iter().flat_map(auth::Signed::headers) {
+        request = request.header(name, value);
+    }
+    let mut request = request
+        .body(Full::new(ask.body))
+        .map_err(|error| Failure::Usage(format!("{:?} is no path: {error}", ask.target)))?;
+    request.headers_mut().extend(ask.headers);
+    Ok(request)
+}
+
+/// A connection to a ready Pod of the part.
+async fn connect(client: &Client, part: Part) -> Result<SendRequest<Full<Bytes>>> {
+    let api = Api::<Pod>::namespaced(client.clone(), names::NAMESPACE);
+    let selector = format!("{}={}", label::APPLICATION, part.label());
+    let pods = api
+        .list(&ListParams::default().labels(&selector))
+        .await
+        .map_err(|error| platform::about("list", "Pod", "").explain(error))?;
+    let pod = pods.items.iter().find(|pod| is_ready(pod)).ok_or_else(|| {
+        Failure::NotReady(match pods.items.is_empty() {
+            true => format!(
+                "no Pod of the {} runs in this cluster: `farplane functions install` installs the platform",
+                part.label()
+            ),
+            false => format!(
+                "no Pod of the {} is ready; `farplane functions status` tells how it is",
+                part.label()
+            ),
+        })
+    })?;
+    let name = pod.name_any();
+    let words = || format!("reach port {} of Pod {name}", part.port());
+    let mut forward = api
+        .portforward(&name, &[part.port()])
+        .await
+        .with_context(words)?;
+    let stream = forward
+        .take_stream(part.port())
+        .ok_or_else(|| anyhow!("no stream was opened"))
+        .with_context(words)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .with_context(words)?;
+    tokio::spawn(async move {
+        // Ends with the command; the answer tells what went wrong.
+        let _ = connection.await;
+        drop(forward);
+    });
+    Ok(sender)
+}
+
+/// True when a Pod answers.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .into_iter()
+            .flatten()
+            .any(|one| one.type_ == "Ready" && one.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_signed_for_its_service_as_it_is_sent() {
+        let key = Key::derived(b"master", Service::RouterInternal, None);
+        let ask = Ask {
+            method: Method::POST,
+            target: "/fission-function/hello?a=b".into(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(b"body"),
+        };
+        let request = request(Part::Router, ask, &key).unwrap();
+        let checked = key.verify(
+            "POST",
+            "/fission-function/hello?a=b",
+            b"body",
+            request.headers(),
+            auth::now(),
+        );
+        assert_eq!(checked, Ok(()));
+    }
+}
