@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, KeyBuilder};
 use crate::components::Components;
 use crate::images::Images;
-use crate::oci::{Blob, Tree};
+use crate::oci::Blob;
 use crate::progress;
+use crate::tree::Tree;
 
 const FORMAT: u32 = 1;
 const ZSTD_LEVEL: i32 = 3;

@@ -18,6 +18,7 @@ const FLAGS: &str = "-C target-feature=+crt-static";
 const BINARIES: &[(&str, &str)] = &[
     ("farplane-agent", "farplane-agent"),
     ("farplane-cli", "farplane"),
+    ("farplane-functions", "farplane-functions"),
     ("farplane-hub", "farplane-hub"),
     ("farplane-testing", "farplane-test-server"),
 ];
@@ -26,7 +27,7 @@ const BINARIES: &[(&str, &str)] = &[
 const OTHERS: &[&str] = &["e2e", "bench"];
 
 /// Builds them, unless this source was built before. Gives the directory that
-/// holds the four files.
+/// holds the files.
 ///
 /// # Errors
 /// When the tree cannot be read or cargo fails.

@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::components::Components;
 use crate::images::Images;
 use crate::progress;
-use crate::{artifacts, images};
+use crate::{artifacts, environments, images, registry};
 
 /// Components whose programs a person or the embedded hub runs on the machine.
 const PROGRAMS: &[&str] = &[
@@ -43,7 +43,10 @@ pub fn build(root: &Path, cache: &Cache, components: &Components, own: &Path) ->
         .collect();
     images.extend([images::artifact_server(cache, own, &files, &index)?]);
 
+    let pulled = environments::build(root, cache, own)?;
+
     let dist = root.join("dist");
+    registry::lay_out(&dist.join("registry"), &pulled)?;
     fill(&dist.join("bin"), programs(components, own)?, None)?;
     fill(
         &dist.join("cni"),
@@ -93,7 +96,10 @@ fn archives(images: &Images) -> BTreeMap<String, PathBuf> {
 }
 
 /// Makes `dir` hold exactly these files, and `index.json` when there is one.
-fn fill(dir: &Path, files: BTreeMap<String, PathBuf>, index: Option<&[u8]>) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn fill(dir: &Path, files: BTreeMap<String, PathBuf>, index: Option<&[u8]>) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     for (name, source) in &files {
         place(source, &dir.join(name))?;

@@ -16,14 +16,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, KeyBuilder};
 use crate::components::Components;
-use crate::oci::{self, Config, Tree};
+use crate::oci::{self, Config};
 use crate::progress;
+use crate::tree::Tree;
 use crate::versions::Versions;
 
 const FORMAT: u32 = 2;
-const BIN: &str = "usr/local/bin";
-const NONROOT: &str = "65532:65532";
-const PASSWD: &str =
+/// Where programs are.
+pub const BIN: &str = "usr/local/bin";
+/// User and group of what needs no rights.
+pub const NONROOT: &str = "65532:65532";
+/// Users of images without an operating system.
+pub const PASSWD: &str =
     "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n";
 
 /// What a lab host has beside the agent: what people find on a Debian server.

@@ -14,12 +14,16 @@ mod crds;
 mod deny;
 mod deps;
 mod dist;
+mod environments;
 mod images;
 mod machine;
 mod oci;
 mod progress;
 mod recipe;
+mod registry;
+mod roots;
 mod test;
+mod tree;
 mod versions;
 
 use std::path::{Path, PathBuf};

@@ -2,195 +2,21 @@
 //!
 //! A [`Tree`] becomes one uncompressed layer; layers and a [`Config`] become an
 //! archive with `oci-layout`, `index.json` and blobs. The same content always
-//! gives the same bytes: entries are sorted, times are zero, owners are root.
+//! gives the same bytes.
 //! Layers are not compressed, because archives are imported where they are made,
 //! and because the digest of a blob is then the digest of the layer too.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use ring::digest::{Context as Hash, SHA256, digest};
 use serde_json::{Value, json};
 
-use crate::cache::KeyBuilder;
+use crate::tree::Tree;
 
 const BLOCK: usize = 1 << 16;
-
-/// What a path in a [`Tree`] holds.
-#[derive(Clone, Debug)]
-enum Node {
-    File { source: PathBuf, mode: u32 },
-    Text { content: Vec<u8>, mode: u32 },
-    Link { target: String },
-}
-
-/// Files of a layer or an artifact, by path without a leading slash. Parent
-/// directories come into being by themselves.
-#[derive(Clone, Debug, Default)]
-pub struct Tree(BTreeMap<String, Node>);
-
-impl Tree {
-    /// Adds a file with the content of `source`.
-    pub fn file(&mut self, path: &str, source: PathBuf, mode: u32) -> &mut Self {
-        self.put(path, Node::File { source, mode })
-    }
-
-    /// Adds a file with this content.
-    pub fn text(&mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> &mut Self {
-        self.put(
-            path,
-            Node::Text {
-                content: content.into(),
-                mode,
-            },
-        )
-    }
-
-    /// Adds a symbolic link.
-    pub fn link(&mut self, path: &str, target: &str) -> &mut Self {
-        self.put(
-            path,
-            Node::Link {
-                target: target.to_owned(),
-            },
-        )
-    }
-
-    /// Adds every file of a directory, executable, with links kept as links.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
-    pub fn programs(&mut self, path: &str, dir: &Path) -> Result<&mut Self> {
-        for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let place = if path.is_empty() {
-                name
-            } else {
-                format!("{path}/{name}")
-            };
-            if entry
-                .file_type()
-                .context("read a file's type")?
-                .is_symlink()
-            {
-                let target = fs::read_link(entry.path()).context("read a link")?;
-                self.link(&place, &target.to_string_lossy());
-            } else {
-                self.file(&place, entry.path(), 0o755);
-            }
-        }
-        Ok(self)
-    }
-
-    /// Adds the tree to a key. Files in the `components` and `images` of the cache
-    /// are named by what they were made from already; others count by content.
-    ///
-    /// # Errors
-    /// When a source cannot be read.
-    pub fn hash(&self, key: &mut KeyBuilder, cache: &Path) -> Result<()> {
-        for (path, node) in &self.0 {
-            let Node::File { source, mode } = node else {
-                key.text(path, &format!("{node:?}"));
-                continue;
-            };
-            let known = source
-                .strip_prefix(cache)
-                .ok()
-                .filter(|p| p.starts_with("components") || p.starts_with("images"));
-            let content = match known {
-                Some(place) => place.display().to_string(),
-                None => Blob::of_file(source)?.digest,
-            };
-            key.text(path, &format!("{mode:o} {content}"));
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, path: &str, node: Node) -> &mut Self {
-        self.0.insert(path.to_owned(), node);
-        self
-    }
-
-    /// Writes the tree as a tar stream.
-    ///
-    /// # Errors
-    /// When a source cannot be read or the stream cannot be written.
-    pub fn write(&self, output: impl Write) -> Result<()> {
-        let mut tar = tar::Builder::new(output);
-        let mut made = BTreeSet::new();
-        for (path, node) in &self.0 {
-            for (end, _) in path.match_indices('/') {
-                let parent = &path[..end];
-                if !self.0.contains_key(parent) && made.insert(parent.to_owned()) {
-                    append(
-                        &mut tar,
-                        &format!("{parent}/"),
-                        tar::EntryType::Directory,
-                        0o755,
-                        0,
-                        io::empty(),
-                    )?;
-                }
-            }
-            match node {
-                Node::File { source, mode } => {
-                    let file =
-                        File::open(source).with_context(|| format!("open {}", source.display()))?;
-                    let size = file
-                        .metadata()
-                        .with_context(|| format!("measure {}", source.display()))?
-                        .len();
-                    append(&mut tar, path, tar::EntryType::Regular, *mode, size, file)
-                }
-                Node::Text { content, mode } => append(
-                    &mut tar,
-                    path,
-                    tar::EntryType::Regular,
-                    *mode,
-                    content.len() as u64,
-                    content.as_slice(),
-                ),
-                Node::Link { target } => {
-                    let mut header = header(tar::EntryType::Symlink, 0o777, 0);
-                    tar.append_link(&mut header, path, target)
-                        .context("append a link")
-                }
-            }
-            .with_context(|| format!("write {path} to the archive"))?;
-        }
-        tar.into_inner()
-            .context("end the archive")?
-            .flush()
-            .context("flush the archive")
-    }
-}
-
-fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
-}
-
-fn append<W: Write>(
-    tar: &mut tar::Builder<W>,
-    path: &str,
-    kind: tar::EntryType,
-    mode: u32,
-    size: u64,
-    data: impl Read,
-) -> Result<()> {
-    tar.append_data(&mut header(kind, mode, size), path, data)
-        .context("append an entry")
-}
 
 /// A content by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,7 +51,8 @@ impl Blob {
         })
     }
 
-    fn of_bytes(bytes: &[u8]) -> Self {
+    /// Of what is in memory.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
         Self {
             digest: format!("sha256:{}", hex::encode(digest(&SHA256, bytes))),
             size: bytes.len() as u64,
@@ -237,7 +64,8 @@ impl Blob {
         self.digest.trim_start_matches("sha256:")
     }
 
-    fn descriptor(&self, media_type: &str) -> Value {
+    /// As others refer to it.
+    pub fn descriptor(&self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "digest": self.digest, "size": self.size })
     }
 
@@ -256,9 +84,76 @@ pub struct Config {
 }
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// A layer compressed with zstd.
+pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// What `oci-layout` says.
+pub const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Configuration and manifest of an image, as bytes that are named by their digests.
+pub struct Described {
+    /// The configuration.
+    pub config: Vec<u8>,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+}
+
+/// Describes an image. Of each layer, lowest first: the digest of what it unpacks to, and the
+/// descriptor of its blob.
+///
+/// # Errors
+/// When JSON cannot be written.
+pub fn describe(config: &Config, layers: &[(String, Value)]) -> Result<Described> {
+    let diff_ids: Vec<_> = layers.iter().map(|(diff_id, _)| diff_id).collect();
+    let blobs: Vec<_> = layers.iter().map(|(_, blob)| blob).collect();
+    let config = serde_json::to_vec(&json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": {
+            "User": config.user,
+            "Entrypoint": config.entrypoint,
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        "history": layers.iter().map(|_| json!({ "created_by": "cargo xtask build" })).collect::<Vec<_>>(),
+    }))
+    .context("encode the image's configuration")?;
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": Blob::of_bytes(&config).descriptor(CONFIG),
+        "layers": blobs,
+    }))
+    .context("encode the image's manifest")?;
+    Ok(Described { config, manifest })
+}
+
+/// An index of images: of each its full reference, which has a tag, and its manifest.
+///
+/// # Errors
+/// When a reference has no tag.
+pub fn index<'a>(images: impl Iterator<Item = (&'a str, &'a Blob)>) -> Result<Vec<u8>> {
+    let mut manifests = Vec::new();
+    for (reference, manifest) in images {
+        let tag = reference
+            .rsplit_once(':')
+            .map(|(_, tag)| tag)
+            .filter(|tag| !tag.contains('/'));
+        ensure!(tag.is_some(), "image reference {reference} has no tag");
+        let mut entry = manifest.descriptor(MANIFEST);
+        entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+        entry["annotations"] = json!({
+            "io.containerd.image.name": reference,
+            "org.opencontainers.image.ref.name": tag,
+        });
+        manifests.push(entry);
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+    serde_json::to_vec(&index).context("encode the index")
+}
 
 /// Writes an archive of one image to `output` and gives its manifest. `layers`
 /// are uncompressed tar files, lowest first.
@@ -272,53 +167,23 @@ pub fn write_image(
     config: &Config,
     layers: &[PathBuf],
 ) -> Result<Blob> {
-    let tag = reference
-        .rsplit_once(':')
-        .map(|(_, tag)| tag)
-        .filter(|tag| !tag.contains('/'));
-    ensure!(tag.is_some(), "image reference {reference} has no tag");
     let blobs = layers
         .iter()
         .map(|layer| Blob::of_file(layer))
         .collect::<Result<Vec<_>>>()?;
-    let config = serde_json::to_vec(&json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "created": "1970-01-01T00:00:00Z",
-        "config": {
-            "User": config.user,
-            "Entrypoint": config.entrypoint,
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-        },
-        "rootfs": { "type": "layers", "diff_ids": blobs.iter().map(|blob| &blob.digest).collect::<Vec<_>>() },
-        "history": blobs.iter().map(|_| json!({ "created_by": "cargo xtask build" })).collect::<Vec<_>>(),
-    }))
-    .context("encode the image's configuration")?;
-    let config_blob = Blob::of_bytes(&config);
-    let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": config_blob.descriptor(CONFIG),
-        "layers": blobs.iter().map(|blob| blob.descriptor(LAYER)).collect::<Vec<_>>(),
-    }))
-    .context("encode the image's manifest")?;
-    let manifest_blob = Blob::of_bytes(&manifest);
-    let mut entry = manifest_blob.descriptor(MANIFEST);
-    entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
-    entry["annotations"] = json!({
-        "io.containerd.image.name": reference,
-        "org.opencontainers.image.ref.name": tag,
-    });
-    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
+    // Not compressed: the digest of a blob is that of its contents too.
+    let listed: Vec<_> = blobs
+        .iter()
+        .map(|blob| (blob.digest.clone(), blob.descriptor(LAYER)))
+        .collect();
+    let Described { config, manifest } = describe(config, &listed)?;
+    let (config_blob, manifest_blob) = (Blob::of_bytes(&config), Blob::of_bytes(&manifest));
+    let index = index([(reference, &manifest_blob)].into_iter())?;
 
     let mut tree = Tree::default();
-    tree.text("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#, 0o644);
-    tree.text(
-        "index.json",
-        serde_json::to_vec(&index).context("encode the index")?,
-        0o644,
-    );
-    tree.text(&config_blob.path(), config, 0o644)
+    tree.text("oci-layout", LAYOUT, 0o644)
+        .text("index.json", index, 0o644)
+        .text(&config_blob.path(), config, 0o644)
         .text(&manifest_blob.path(), manifest, 0o644);
     for (blob, layer) in blobs.iter().zip(layers) {
         tree.file(&blob.path(), layer.clone(), 0o644);
@@ -331,6 +196,8 @@ pub fn write_image(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+    use std::fs;
 
     fn layer(dir: &Path) -> PathBuf {
         let mut tree = Tree::default();
@@ -421,27 +288,6 @@ mod tests {
         let (a, _) = image(first.path(), "farplane.io/test:v1").unwrap();
         let (b, _) = image(second.path(), "farplane.io/test:v1").unwrap();
         assert!(fs::read(a).unwrap() == fs::read(b).unwrap());
-    }
-
-    #[test]
-    fn a_layer_lists_parents_before_what_is_in_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut archive = tar::Archive::new(File::open(layer(dir.path())).unwrap());
-        let paths: Vec<_> = archive
-            .entries()
-            .unwrap()
-            .map(|e| e.unwrap().path().unwrap().display().to_string())
-            .collect();
-        let expected = [
-            "etc/",
-            "etc/passwd",
-            "usr/",
-            "usr/local/",
-            "usr/local/bin/",
-            "usr/local/bin/other",
-            "usr/local/bin/program",
-        ];
-        assert_eq!(paths, expected);
     }
 
     #[test]

@@ -1,0 +1,274 @@
+//! Images of the function platform: its program, and a runtime and a builder per language.
+//!
+//! A language is a folder `environments/<name>` with `environment.json`; nothing here knows
+//! one. Its runtime is the shared Debian base, the language's packages and its own files in
+//! `/opt/environment`; its builder has further packages and our program, which answers to the
+//! platform and runs `build` there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+
+use crate::cache::Cache;
+use crate::images::{BIN, NONROOT, PASSWD};
+use crate::oci::Config;
+use crate::registry::{Image, Layer};
+use crate::roots::Debian;
+use crate::tree::Tree;
+use crate::versions::Versions;
+
+/// Languages at a time: one installs while another downloads.
+const WORKERS: usize = 2;
+/// Where the files of an environment are.
+const PLACE: &str = "opt/environment";
+const PROGRAM: &str = "farplane-functions";
+
+/// `environment.json`, as far as images go.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Environment {
+    /// Of the language, and of the folder.
+    name: String,
+    /// Of the contract that it keeps.
+    version: u32,
+    /// Debian packages.
+    packages: Vec<String>,
+    /// Further ones of the builder; without them there is none.
+    #[serde(default)]
+    builder_packages: Option<Vec<String>>,
+    /// What is started.
+    command: Vec<String>,
+    /// Files and directories of the folder.
+    files: Vec<PathBuf>,
+}
+
+impl Environment {
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("environment.json");
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let environment: Self =
+            serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        ensure!(
+            folder
+                .file_name()
+                .is_some_and(|name| name == environment.name.as_str()),
+            "{} is of {}, not of its folder",
+            path.display(),
+            environment.name
+        );
+        for file in &environment.files {
+            let is_plain = file
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            ensure!(is_plain, "{} names {}", path.display(), file.display());
+        }
+        Ok(environment)
+    }
+
+    fn tree(&self, folder: &Path) -> Result<Tree> {
+        let mut tree = Tree::default();
+        for file in &self.files {
+            let source = folder.join(file);
+            let place = Path::new(PLACE).join(file);
+            let place = place.to_string_lossy();
+            if source.is_dir() {
+                tree.directory(&place, &source)?;
+            } else {
+                let mode = crate::cache::mode(&source)?;
+                let mode = if mode & 0o111 == 0 { 0o644 } else { 0o755 };
+                tree.file(&place, source, mode);
+            }
+        }
+        Ok(tree)
+    }
+}
+
+/// What all languages share.
+struct Shared<'a> {
+    cache: &'a Cache,
+    debian: Debian<'a>,
+    base: Layer,
+    program: Layer,
+}
+
+/// Builds all images.
+///
+/// # Errors
+/// When an environment is described wrongly or a root cannot be made.
+pub fn build(root: &Path, cache: &Cache, binaries: &Path) -> Result<Vec<Image>> {
+    let versions = Versions::read(root)?;
+    let mut program = Tree::default();
+    program.file(&format!("{BIN}/{PROGRAM}"), binaries.join(PROGRAM), 0o755);
+    let debian = Debian {
+        cache,
+        suite: versions.get("debian")?,
+    };
+    let shared = Shared {
+        cache,
+        base: debian.base()?,
+        debian,
+        program: Layer::of_tree(cache, PROGRAM, &program)?,
+    };
+    let mut images = vec![shared.functions()?];
+    images.extend(shared.all(folders(&root.join("environments"))?)?);
+    Ok(images)
+}
+
+/// Folders of languages, sorted.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry
+            .with_context(|| format!("list {}", dir.display()))?
+            .path();
+        if path.join("environment.json").is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+impl Shared<'_> {
+    fn functions(&self) -> Result<Image> {
+        let mut users = Tree::default();
+        users.text("etc/passwd", PASSWD, 0o644);
+        let users = Layer::of_tree(self.cache, "users", &users)?;
+        let config = config(&[format!("/{BIN}/{PROGRAM}")]);
+        let layers = [users, self.program.clone()];
+        Image::new(self.cache, "functions", "", &config, &layers)
+    }
+
+    /// Images of every language, sorted by name.
+    fn all(&self, folders: Vec<PathBuf>) -> Result<Vec<Image>> {
+        let queue = Mutex::new(folders);
+        let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
+        let work = || {
+            let mut made = BTreeMap::new();
+            while let Some(folder) = next() {
+                let images = self
+                    .one(&folder)
+                    .with_context(|| format!("images of {}", folder.display()))?;
+                made.insert(folder, images);
+            }
+            Ok(made)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+            let mut all = BTreeMap::new();
+            for worker in workers {
+                let made: Result<BTreeMap<_, _>> = worker
+                    .join()
+                    .map_err(|_| anyhow!("a worker of the images panicked"))?;
+                all.extend(made?);
+            }
+            Ok(all.into_values().flatten().collect())
+        })
+    }
+
+    fn one(&self, folder: &Path) -> Result<Vec<Image>> {
+        let environment = Environment::read(folder)?;
+        let name = environment.name.as_str();
+        let version = environment.version.to_string();
+        let files = Layer::of_tree(self.cache, name, &environment.tree(folder)?)?;
+        let mut layers = vec![self.base.clone()];
+        self.install(&format!("{name}-env"), &mut layers, &environment.packages)?;
+        let runtime = [layers.as_slice(), std::slice::from_ref(&files)].concat();
+        let mut images = vec![Image::new(
+            self.cache,
+            &format!("{name}-env"),
+            &version,
+            &config(&environment.command),
+            &runtime,
+        )?];
+        if let Some(packages) = &environment.builder_packages {
+            let name = format!("{name}-builder");
+            self.install(&name, &mut layers, packages)?;
+            layers.extend([self.program.clone(), files]);
+            if let Some(link) = self.build_command(&environment)? {
+                layers.push(link);
+            }
+            let command = [format!("/{BIN}/{PROGRAM}"), "builder".to_owned()];
+            images.push(Image::new(
+                self.cache,
+                &name,
+                &version,
+                &config(&command),
+                &layers,
+            )?);
+        }
+        Ok(images)
+    }
+
+    fn install(&self, name: &str, layers: &mut Vec<Layer>, packages: &[String]) -> Result<()> {
+        if !packages.is_empty() {
+            let layer = self.debian.add(name, layers, packages)?;
+            layers.push(layer);
+        }
+        Ok(())
+    }
+
+    /// Builders run `build` unless an Environment says another command.
+    fn build_command(&self, environment: &Environment) -> Result<Option<Layer>> {
+        if !environment
+            .files
+            .iter()
+            .any(|file| file == Path::new("build"))
+        {
+            return Ok(None);
+        }
+        let mut tree = Tree::default();
+        tree.link(&format!("{BIN}/build"), &format!("/{PLACE}/build"));
+        Layer::of_tree(self.cache, "build", &tree).map(Some)
+    }
+}
+
+fn config(command: &[String]) -> Config {
+    Config {
+        entrypoint: command.to_vec(),
+        user: NONROOT.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_environment_can_be_read_and_has_its_files() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let folders = folders(&root.join("environments")).unwrap();
+        assert!(!folders.is_empty());
+        for folder in folders {
+            let environment = Environment::read(&folder).unwrap();
+            for file in &environment.files {
+                assert!(folder.join(file).exists(), "{} {file:?}", folder.display());
+            }
+            assert!(!environment.command.is_empty(), "{}", folder.display());
+        }
+    }
+
+    #[test]
+    fn files_outside_of_the_folder_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("odd");
+        fs::create_dir(&folder).unwrap();
+        let read = |name: &str, file: &str| {
+            let text = serde_json::json!({ "name": name, "version": 3, "packages": [],
+                "command": ["/x"], "files": [file] });
+            fs::write(folder.join("environment.json"), text.to_string()).unwrap();
+            Environment::read(&folder)
+        };
+        assert!(read("odd", "server").is_ok());
+        assert!(read("odd", "../secret").is_err());
+        assert!(read("odd", "/etc/passwd").is_err());
+        assert!(read("other", "server").is_err());
+    }
+}
