@@ -52,6 +52,7 @@ const HELP: &[&str] = &[
     "fn list",
     "fn describe",
     "fn test",
+    "fn logs",
     "fn delete",
     "route",
     "route create",

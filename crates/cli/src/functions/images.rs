@@ -4,14 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use super::catalogue::Entry;
 use crate::failure::Failure;
 
-/// Contract of the environments that we make: with a builder and a pool size.
+/// Contract of an image whose tag tells none.
 const CONTRACT: i32 = 3;
+
+/// An image, as the distribution lists it.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(rename = "ref")]
+    reference: String,
+}
 
 /// References of the images that an installation uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -24,7 +30,7 @@ pub(crate) struct Images {
 
 /// The images of a distribution.
 pub(crate) fn of(dist: &Path) -> Result<Images> {
-    let path = dist.join("registry/index.json");
+    let path = dist.join("registry/images.json");
     let text = std::fs::read(&path).map_err(|error| {
         Failure::Refused(format!(
             "the distribution has no list of images at {} ({error}): run `make build`, or name the image of the functions platform by --image",
@@ -32,42 +38,23 @@ pub(crate) fn of(dist: &Path) -> Result<Images> {
         ))
     })?;
     let words = || format!("read the list of images {}", path.display());
-    let value: Value = serde_json::from_slice(&text).with_context(words)?;
-    Ok(sort(references(&value)))
-}
-
-/// Names and references: a map, or a list of objects with `name`.
-fn references(value: &Value) -> BTreeMap<String, String> {
-    let reference = |value: &Value| {
-        let found = value.as_str().or_else(|| {
-            let keys = ["reference", "ref", "image"];
-            keys.iter().find_map(|key| value.get(key)?.as_str())
-        });
-        found.map(str::to_owned)
-    };
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), reference(value)?)))
-            .collect(),
-        Value::Array(list) => list
-            .iter()
-            .filter_map(|value| Some((value["name"].as_str()?.to_owned(), reference(value)?)))
-            .collect(),
-        _ => BTreeMap::new(),
-    }
+    let listed = serde_json::from_slice(&text).with_context(words)?;
+    Ok(sort(listed))
 }
 
 /// Tells our program, runtimes (`python-env`) and builders (`python-builder`) apart.
-fn sort(references: BTreeMap<String, String>) -> Images {
+fn sort(listed: BTreeMap<String, Listed>) -> Images {
     let mut images = Images::default();
-    for (name, reference) in references {
-        if ["functions", "farplane-functions"].contains(&name.as_str()) {
+    for (name, Listed { reference }) in listed {
+        if name == "functions" {
             images.functions = reference;
-        } else if let Some(language) = language(&name, "builder") {
-            entry(&mut images, language).builder = reference;
-        } else if let Some(language) = language(&name, "env") {
-            entry(&mut images, language).image = reference;
+        } else if let Some(language) = name.strip_suffix("-builder") {
+            let entry = images.environments.entry(language.to_owned()).or_default();
+            entry.builder = reference;
+        } else if let Some(language) = name.strip_suffix("-env") {
+            let entry = images.environments.entry(language.to_owned()).or_default();
+            entry.version = contract(&reference);
+            entry.image = reference;
         }
     }
     images
@@ -76,23 +63,13 @@ fn sort(references: BTreeMap<String, String>) -> Images {
     images
 }
 
-fn language<'a>(name: &'a str, role: &str) -> Option<&'a str> {
-    let before = name
-        .strip_suffix(role)
-        .and_then(|rest| rest.strip_suffix('-'));
-    let after = || {
-        name.strip_prefix(role)
-            .and_then(|rest| rest.strip_prefix('-'))
-    };
-    before
-        .or_else(after)
-        .filter(|language| !language.is_empty())
-}
-
-fn entry<'a>(images: &'a mut Images, language: &str) -> &'a mut Entry {
-    let entry = images.environments.entry(language.to_owned()).or_default();
-    entry.version = CONTRACT;
-    entry
+/// The contract that a tag such as `v2-1f2e3d4c` names.
+fn contract(reference: &str) -> i32 {
+    let tag = reference.rsplit_once(':').map(|(_, tag)| tag);
+    let version = tag.and_then(|tag| tag.strip_prefix('v')?.split('-').next()?.parse().ok());
+    version
+        .filter(|version| (1..=3).contains(version))
+        .unwrap_or(CONTRACT)
 }
 
 #[cfg(test)]
@@ -101,37 +78,34 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn images_are_told_apart_by_their_names() {
+    fn images_are_told_apart_by_their_names_and_contracts_by_their_tags() {
+        let listed = json!({
+            "functions": { "ref": "farplane.io/functions:1f2e", "digest": "d" },
+            "python-env": { "ref": "farplane.io/python-env:v2-1f2e" },
+            "python-builder": { "ref": "farplane.io/python-builder:v2-1f2e" },
+            "perl-env": { "ref": "localhost:5000/perl-env:latest" },
+            "etcd": { "ref": "e" }, "lonely-builder": { "ref": "x" },
+        });
+        let entry = |image: &str, builder: &str, version| Entry {
+            image: image.to_owned(),
+            builder: builder.to_owned(),
+            version,
+        };
+        let python = entry(
+            "farplane.io/python-env:v2-1f2e",
+            "farplane.io/python-builder:v2-1f2e",
+            2,
+        );
         let expected = Images {
-            functions: "farplane.io/functions:1".into(),
+            functions: "farplane.io/functions:1f2e".into(),
             environments: BTreeMap::from([
                 (
                     "perl".to_owned(),
-                    Entry {
-                        image: "p".into(),
-                        builder: String::new(),
-                        version: 3,
-                    },
+                    entry("localhost:5000/perl-env:latest", "", 3),
                 ),
-                (
-                    "python".to_owned(),
-                    Entry {
-                        image: "i".into(),
-                        builder: "b".into(),
-                        version: 3,
-                    },
-                ),
+                ("python".to_owned(), python),
             ]),
         };
-        let map = json!({
-            "functions": "farplane.io/functions:1", "python-env": { "ref": "i", "file": "f" },
-            "python-builder": "b", "perl-env": "p", "etcd": "e", "lonely-builder": "x",
-        });
-        assert_eq!(sort(references(&map)), expected);
-        let list = json!([
-            { "name": "functions", "reference": "farplane.io/functions:1" }, { "name": "env-python", "ref": "i" },
-            { "name": "builder-python", "ref": "b" }, { "name": "env-perl", "ref": "p" },
-        ]);
-        assert_eq!(sort(references(&list)), expected);
+        assert_eq!(sort(serde_json::from_value(listed).unwrap()), expected);
     }
 }

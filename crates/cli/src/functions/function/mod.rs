@@ -7,6 +7,7 @@ mod delete;
 mod deploy;
 mod describe;
 mod list;
+mod logs;
 mod options;
 mod package;
 mod ready;
@@ -34,6 +35,8 @@ pub(crate) enum FunctionCommand {
     /// Call a function and print its answer
     #[command(visible_alias = "call")]
     Test(call::CallArgs),
+    /// Print what a function printed
+    Logs(logs::LogsArgs),
     /// Delete a function and its code
     Delete(delete::DeleteArgs),
 }
@@ -47,6 +50,7 @@ pub(crate) async fn run(app: &App, command: FunctionCommand) -> Result<()> {
         FunctionCommand::List(args) => list::run(app, args).await,
         FunctionCommand::Describe(args) => describe::run(app, args).await,
         FunctionCommand::Test(args) => call::run(app, args).await,
+        FunctionCommand::Logs(args) => logs::run(app, args).await,
         FunctionCommand::Delete(args) => delete::run(app, args).await,
     }
 }
