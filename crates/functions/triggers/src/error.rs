@@ -1,0 +1,26 @@
+//! Failures that end the triggers.
+
+/// Why the triggers ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lease went to somebody else or could not be renewed in time.
+    #[error("lost the lease {lease}: {reason}")]
+    LeaseLost {
+        /// Name of the lease.
+        lease: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The address of the router is none.
+    #[error("{url:?} is not the address of a router; write http://host:port")]
+    RouterAddress {
+        /// As given.
+        url: String,
+    },
+    /// A task ended although nobody asked it to.
+    #[error("the {part} ended; the log before this line says why")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+    },
+}

@@ -1,0 +1,112 @@
+//! What calls functions besides clients: timers, watches of Kubernetes, messages, and calls
+//! that nobody waits for; and what moves calls between functions: canaries and versions.
+//!
+//! One of several processes works, whoever holds the lease `fission-triggers`; a process that
+//! loses it ends, so two never work at once. All calls go to the router's internal listener,
+//! signed ([`caller`]). Everything follows from the objects as they are; nothing here is told
+//! anything twice.
+
+mod caller;
+mod context;
+pub mod cron;
+pub mod duration;
+mod error;
+mod leader;
+mod objects;
+#[cfg(test)]
+mod real_api_tests;
+mod settings;
+mod target;
+#[cfg(test)]
+mod testing;
+mod timers;
+mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use error::Error;
+pub use settings::{InvocationSettings, MetricsSource, Settings};
+
+use caller::Caller;
+use context::Context;
+use leader::Election;
+use objects::Watched;
+
+const LEASE: &str = "fission-triggers";
+/// An orderly end does not wait longer for an API server that is away.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs all triggers, once the lease is ours, until `shutdown`.
+///
+/// # Errors
+/// When the lease is lost or a part ends. The process should end then: its next start begins
+/// from what the API says.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let caller = Caller::new(&settings.router_url, &settings.secret)?;
+    let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
+    let mut election = Election::new(leases, LEASE, &settings.pod_name);
+    tokio::select! {
+        () = election.acquire() => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let outcome = tokio::select! {
+        error = election.hold() => Err(error),
+        outcome = work(client, settings, caller, shutdown) => outcome,
+    };
+    if outcome.is_ok() {
+        // Without it the next process waits a little longer; no reason to hang here.
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
+        if released.is_err() {
+            tracing::warn!("the API server did not answer in time, the lease was not released");
+        }
+    }
+    outcome
+}
+
+/// Runs all parts. Ends in order after `stop`, with what they were about.
+async fn work(
+    client: Client,
+    settings: Settings,
+    caller: Caller,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut watches = JoinSet::new();
+    let context = Context {
+        functions: Watched::start(&client, &mut watches),
+        settings: Arc::new(settings),
+        client: client.clone(),
+        caller,
+        stop: stop.clone(),
+    };
+    let mut parts = JoinSet::new();
+    let timers = Watched::start(&client, &mut watches);
+    parts.spawn(named("timers", timers::run(context.clone(), timers)));
+    let triggers = Watched::start(&client, &mut watches);
+    parts.spawn(named("watches", watches::run(context.clone(), triggers)));
+    loop {
+        tokio::select! {
+            Some(_) = watches.join_next() => return Err(Error::Ended { part: "watch of objects" }),
+            part = parts.join_next() => match part {
+                None => return Ok(()),
+                Some(Ok(_)) if stop.is_cancelled() => {}
+                Some(Ok(part)) => return Err(Error::Ended { part }),
+                Some(Err(_)) => return Err(Error::Ended { part: "part that panicked" }),
+            },
+        }
+    }
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
