@@ -7,6 +7,7 @@ mod deletion;
 mod hub;
 mod outages;
 mod proxy;
+mod registry;
 mod security;
 mod troubles;
 mod workloads;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Scenario> {
             "logs_exec_and_port_forward_work",
             workloads::logs_exec_port_forward,
         ),
+        scenario("nodes_pull_images_from_the_hub", registry::pulls),
         scenario("a_webhook_in_the_cluster_decides", workloads::webhook),
         scenario(
             "an_aggregated_api_in_the_cluster_answers",
