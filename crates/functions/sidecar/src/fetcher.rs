@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
+pub(crate) use place::remove;
 pub use settings::{Settings, SettingsError};
 
 /// Serves until the shutdown. Made for a runtime of one thread.
@@ -34,6 +35,7 @@ pub use settings::{Settings, SettingsError};
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
+    crate::share_files();
     let listener = TcpListener::bind(settings.listen).await?;
     serve(settings, listener, shutdown).await;
     Ok(())

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -16,7 +16,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Runtimes run as any user and write beside their code (caches of compiled code).
+/// Runtimes run as any user and write beside their code (caches of compiled code). What the
+/// process masks is taken off.
 const DIRECTORY_MODE: u32 = 0o777;
 
 /// An open directory.
@@ -43,9 +44,7 @@ impl Tree {
     /// When there is one already, or it cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         mkdirat(CWD, path, Mode::from_raw_mode(DIRECTORY_MODE))?;
-        let tree = Self::open(path)?;
-        fchmod(&tree.root, Mode::from_raw_mode(DIRECTORY_MODE))?;
-        Ok(tree)
+        Self::open(path)
     }
 
     /// Opens a directory below, making what is missing on the way.
@@ -115,10 +114,7 @@ fn step(parent: &OwnedFd, name: &str, make: bool) -> io::Result<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
-    // A mask of the process must not keep the runtime out.
-    fchmod(&directory, Mode::from_raw_mode(DIRECTORY_MODE))?;
-    Ok(directory)
+    Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
 fn split<'a, 'b>(parts: &'b [&'a str]) -> io::Result<(&'a str, &'b [&'a str])> {

@@ -120,7 +120,7 @@ impl Writer {
         let executable = mode & 0o111 != 0;
         let mut file = self
             .tree
-            .create_file(parts, if executable { 0o755 } else { 0o644 })
+            .create_file(parts, if executable { 0o777 } else { 0o666 })
             .map_err(|source| write_error(path, source))?;
         // One more than what is left tells "exactly full" from "too large".
         let room = self.limit - self.done.bytes;

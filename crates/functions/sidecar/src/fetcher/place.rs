@@ -105,7 +105,7 @@ fn write(source: &Source, placement: &Placement, temporary: &Path) -> Result<(),
 }
 
 fn mode(program: bool) -> u32 {
-    if program { 0o755 } else { 0o644 }
+    if program { 0o777 } else { 0o666 }
 }
 
 fn create(path: &Path, program: bool) -> Result<File, Error> {

@@ -1,5 +1,7 @@
 //! A Pod on loopback: a real fetcher and a real runtime that share a directory.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 
