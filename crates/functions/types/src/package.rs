@@ -54,8 +54,9 @@ pub struct Archive {
     #[schemars(regex(pattern = r"^(|literal|url|oci)$"))]
     pub kind: String,
     /// The bytes, base64; at most 256 KiB.
+    // Not of format `byte`: rules would decode it in the alphabet of URLs, and fail at `+` and `/`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 349528), extend("format" = "byte"))]
+    #[schemars(length(max = 349528))]
     pub literal: String,
     /// Where to download it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
