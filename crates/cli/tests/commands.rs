@@ -58,6 +58,12 @@ const HELP: &[&str] = &[
     "route create",
     "route list",
     "route delete",
+    "spec",
+    "spec init",
+    "spec validate",
+    "spec apply",
+    "spec list",
+    "spec destroy",
 ];
 
 fn farplane(words: &str) -> Output {

@@ -30,8 +30,31 @@ pub(crate) fn patch(old: &Value, new: &Value) -> Option<Value> {
     (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
+/// As [`patch`], but what `new` does not name stays: it was set by somebody else, or is a
+/// default of the API server.
+pub(crate) fn overlay(old: &Value, new: &Value) -> Option<Value> {
+    let (Value::Object(before), Value::Object(after)) = (old, new) else {
+        return (old != new).then(|| new.clone());
+    };
+    let mut changes = Map::new();
+    for (key, value) in after {
+        match before.get(key) {
+            Some(known) => {
+                if let Some(change) = overlay(known, value) {
+                    changes.insert(key.clone(), change);
+                }
+            }
+            None if is_nothing(value) => {}
+            None => {
+                changes.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    (!changes.is_empty()).then_some(Value::Object(changes))
+}
+
 /// Absent and empty mean the same in our kinds.
-fn is_nothing(value: &Value) -> bool {
+pub(crate) fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(value) => !value,
@@ -54,6 +77,22 @@ mod tests {
         let new = json!({ "a": 1, "b": { "c": 4, "d": 3 }, "e": [1, 2], "g": "" });
         let expected = json!({ "b": { "c": 4 }, "e": [1, 2], "f": null });
         assert_eq!(patch(&old, &new), Some(expected));
+    }
+
+    #[test]
+    fn an_overlay_leaves_what_it_does_not_name() {
+        let live = json!({ "spec": { "cron": "@hourly", "method": "POST" } });
+        assert_eq!(
+            overlay(&live, &json!({ "spec": { "cron": "@hourly" } })),
+            None
+        );
+        assert_eq!(
+            overlay(
+                &live,
+                &json!({ "spec": { "cron": "@daily", "subpath": "" } })
+            ),
+            Some(json!({ "spec": { "cron": "@daily" } }))
+        );
     }
 
     /// Applies a merge patch as the API server does.

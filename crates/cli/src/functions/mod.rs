@@ -4,16 +4,18 @@
 //! of Fission do, so all three can be mixed. Calls and uploads go through the API server's
 //! port-forward and are signed with the platform's own secret: they work from wherever
 //! `kubectl` works. What decides without asking anybody is pure and apart: [`archive`],
-//! [`explain`], [`merge`].
+//! [`explain`], [`glob`], [`merge`].
 
 pub(crate) mod environment;
 pub(crate) mod function;
 pub(crate) mod route;
+pub(crate) mod spec;
 
 mod archive;
 mod catalogue;
 mod explain;
 mod facts;
+mod glob;
 mod images;
 mod install;
 mod kinds;
