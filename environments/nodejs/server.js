@@ -27,6 +27,7 @@ const USERFUNC = process.env.USERFUNC || '/userfunc';
 const MAX_BODY_BYTES = Number(process.env.MAX_BODY_BYTES || 256 * 1024 * 1024);
 let userFunction = null;
 let taken = false;
+let stopping = false;
 
 class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
@@ -198,6 +199,8 @@ async function answer(request, response) {
 }
 
 const server = http.createServer({ keepAliveTimeout: 75_000, noDelay: true }, (request, response) => {
+  response.on('close', () => { if (stopping) setImmediate(() => server.closeIdleConnections()); });
+  if (stopping) response.setHeader('connection', 'close');
   answer(request, response).catch((error) => {
     if (!(error instanceof Refused)) console.error(error);
     if (response.headersSent) { response.destroy(); return; }
@@ -217,6 +220,7 @@ process.on('uncaughtException', (error) => console.error(error));
 process.on('unhandledRejection', (error) => console.error(error));
 
 function stop() {
+  stopping = true;
   server.close(() => process.exit(0));
   server.closeIdleConnections();
 }

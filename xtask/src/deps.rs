@@ -21,8 +21,11 @@ const PACKAGES: &[(&str, Option<&str>)] = &[
     ("mmdebstrap", Some("mmdebstrap")),
     ("mount", Some("mount")),
     ("nftables", Some("nft")),
+    ("nodejs", Some("node")),
     ("pkg-config", Some("pkg-config")),
     ("procps", Some("ps")),
+    ("python3", Some("python3")),
+    ("python3-flask", None),
     ("util-linux", Some("nsenter")),
     ("zstd", Some("zstd")),
 ];

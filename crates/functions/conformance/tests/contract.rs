@@ -1,0 +1,197 @@
+//! The contract, once per environment.
+
+use anyhow::Result;
+use farplane_functions_conformance::Subject;
+use hyper::Method;
+use serde_json::Value;
+
+async fn generic_pods_wait_for_code(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    assert_eq!(
+        subject.call(Method::GET, "/healthz", &[], "").await?.status,
+        200
+    );
+    assert_eq!(subject.call(Method::GET, "/", &[], "").await?.status, 500);
+    let first = subject.specialise("hello").await?;
+    assert!(matches!(first.status, 200 | 202), "{first:?}");
+    let hello = subject.call(Method::GET, "/", &[], "").await?;
+    assert_eq!((hello.status, hello.text().trim()), (200, "Hello, world!"));
+    let second = subject.specialise("hello").await?;
+    assert_eq!(second.status, 400, "{second:?}");
+    assert_eq!(
+        subject.call(Method::GET, "/healthz", &[], "").await?.status,
+        200
+    );
+    Ok(())
+}
+
+async fn version_1_loads_the_file_at_its_place(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    subject.place("hello", "user")?;
+    let answer = subject.call(Method::POST, "/specialize", &[], "").await?;
+    assert!(matches!(answer.status, 200 | 202), "{answer:?}");
+    let hello = subject.call(Method::GET, "/", &[], "").await?;
+    assert_eq!(hello.text().trim(), "Hello, world!");
+    Ok(())
+}
+
+async fn a_call_arrives_as_it_was_sent(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    subject.specialise("report").await?;
+    for method in [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+    ] {
+        let headers = [("X-Question", "why not"), ("content-type", "text/plain")];
+        let target = "/some/path%20here?a=1&b=two%20words";
+        let answer = subject.call(method.clone(), target, &headers, "").await?;
+        assert_eq!(answer.status, 200, "{method} {answer:?}");
+        let told: Value = serde_json::from_slice(&answer.body)?;
+        assert_eq!(told["method"], method.as_str());
+        let path = told["path"]
+            .as_str()
+            .unwrap_or_default()
+            .replace("%20", " ");
+        assert_eq!(path, "/some/path here");
+        assert_eq!(told["a"], "1");
+        assert_eq!(told["b"], "two words");
+        assert_eq!(told["question"], "why not");
+    }
+    Ok(())
+}
+
+async fn bodies_of_all_sizes_come_back(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    subject.specialise("echo").await?;
+    let headers = [("content-type", "application/octet-stream")];
+    for size in [0usize, 1, 1024, 70_000, 1 << 20, 8 << 20] {
+        let body: Vec<u8> = (0..size)
+            .map(|at| u8::try_from(at % 251).unwrap_or(0))
+            .collect();
+        let answer = subject
+            .call(Method::POST, "/", &headers, body.clone())
+            .await?;
+        assert_eq!(
+            answer.status,
+            200,
+            "{size} bytes: {}",
+            answer.text().chars().take(200).collect::<String>()
+        );
+        assert!(
+            answer.body == body,
+            "{size} bytes came back as {}",
+            answer.body.len()
+        );
+    }
+    Ok(())
+}
+
+async fn many_calls_at_once_are_all_answered(language: &str) -> Result<()> {
+    let subject = std::sync::Arc::new(Subject::start(language).await?);
+    subject.specialise("echo").await?;
+    let calls = (0..16).map(|number| {
+        let subject = subject.clone();
+        tokio::spawn(async move {
+            let headers = [("content-type", "application/octet-stream")];
+            for round in 0..20 {
+                let body = format!("{number}/{round}");
+                let answer = subject
+                    .call(Method::POST, "/", &headers, body.clone())
+                    .await?;
+                anyhow::ensure!(
+                    answer.text() == body,
+                    "{body} came back as {}",
+                    answer.text()
+                );
+            }
+            anyhow::Ok(())
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await??;
+    }
+    Ok(())
+}
+
+async fn failures_are_told_and_survived(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    subject.specialise("fail").await?;
+    for _ in 0..2 {
+        let answer = subject.call(Method::GET, "/", &[], "").await?;
+        assert_eq!(answer.status, 500, "{answer:?}");
+    }
+    let subject = Subject::start(language).await?;
+    let answer = subject.specialise("broken").await?;
+    assert_eq!(answer.status, 500);
+    assert!(
+        answer.text().contains("no such thing"),
+        "its own words are missing: {}",
+        answer.text()
+    );
+    Ok(())
+}
+
+async fn sigterm_lets_a_call_finish(language: &str) -> Result<()> {
+    let mut subject = Subject::start(language).await?;
+    subject.specialise("stream").await?;
+    // Its first piece comes at once, the others take a while.
+    let mut response = subject.open(Method::GET, "/", &[], "").await?;
+    let first = http_body_util::BodyExt::frame(response.body_mut()).await;
+    let first = first
+        .transpose()?
+        .and_then(|frame| frame.into_data().ok())
+        .unwrap_or_default();
+    subject.terminate()?;
+    let rest = http_body_util::BodyExt::collect(response.into_body())
+        .await?
+        .to_bytes();
+    let text = String::from_utf8([first, rest].concat())?;
+    assert_eq!(
+        text.split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3", "4"]
+    );
+    subject.ended().await
+}
+
+macro_rules! environment {
+    ($module:ident, $language:literal, [$($case:ident),* $(,)?]) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($language).await.unwrap();
+                }
+            )*
+        }
+    };
+}
+
+environment!(
+    python,
+    "python",
+    [
+        generic_pods_wait_for_code,
+        version_1_loads_the_file_at_its_place,
+        a_call_arrives_as_it_was_sent,
+        bodies_of_all_sizes_come_back,
+        many_calls_at_once_are_all_answered,
+        failures_are_told_and_survived,
+        sigterm_lets_a_call_finish,
+    ]
+);
+environment!(
+    nodejs,
+    "nodejs",
+    [
+        generic_pods_wait_for_code,
+        version_1_loads_the_file_at_its_place,
+        a_call_arrives_as_it_was_sent,
+        bodies_of_all_sizes_come_back,
+        many_calls_at_once_are_all_answered,
+        failures_are_told_and_survived,
+        sigterm_lets_a_call_finish,
+    ]
+);

@@ -1,0 +1,1 @@
+module.exports = async ({ request }) => ({ status: 200, body: request.rawBody });

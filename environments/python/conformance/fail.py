@@ -1,0 +1,2 @@
+def main():
+    raise ValueError("this call fails")
