@@ -1,0 +1,220 @@
+//! One of several processes works: whoever holds a Lease.
+//!
+//! Flow: acquire -> hold (renew) -> release or lost. A holder that cannot renew within
+//! [`DEADLINE`] counts itself as lost and ends; others take over only after they have
+//! watched the same record for [`DURATION`], which is longer. Only durations measured by
+//! one process are compared, never clocks of two machines.
+//! Every write carries the resource version that was read, so of two takers one wins.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ObjectMeta, PostParams};
+
+use crate::error::Error;
+use crate::objects::is_code;
+
+/// How long a record must be seen unchanged before another process takes the lease.
+pub(crate) const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for so long gives up; less than [`DURATION`].
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between two renewals.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Pause between two looks of a process that waits: what a hand-over takes at most.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What to do about the lease as it was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Create,
+    /// It is ours, or free.
+    Take,
+    Wait,
+}
+
+/// Decides from the record and from how long it has been seen unchanged.
+fn decide(lease: Option<&Lease>, identity: &str, unchanged: Duration) -> Step {
+    let Some(lease) = lease else {
+        return Step::Create;
+    };
+    let holder = lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref());
+    match holder {
+        None | Some("") => Step::Take,
+        Some(holder) if holder == identity => Step::Take,
+        Some(_) if unchanged >= DURATION => Step::Take,
+        Some(_) => Step::Wait,
+    }
+}
+
+/// A process that wants a lease.
+pub(crate) struct Election {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    interval: Duration,
+    seen: Option<(String, Instant)>,
+}
+
+impl Election {
+    pub fn new(api: Api<Lease>, name: &str, identity: &str) -> Self {
+        Self {
+            api,
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            interval: INTERVAL,
+            seen: None,
+        }
+    }
+
+    /// Returns once the lease is ours. Failures of the API are waited out.
+    pub async fn acquire(&mut self) {
+        loop {
+            match self.attempt().await {
+                Ok(true) => {
+                    tracing::info!(lease = self.name, identity = self.identity, "leading");
+                    return;
+                }
+                Ok(false) => tracing::debug!(lease = self.name, "another process leads"),
+                Err(error) => tracing::warn!(lease = self.name, %error, "cannot reach the lease"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Renews until that fails for too long.
+    pub async fn hold(&mut self) -> Error {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(self.interval).await;
+            let left = DEADLINE.saturating_sub(renewed.elapsed());
+            let reason = match tokio::time::timeout(left, self.attempt()).await {
+                Ok(Ok(true)) => {
+                    renewed = Instant::now();
+                    continue;
+                }
+                Ok(Ok(false)) => return self.lost("another process holds it"),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the API server does not answer".to_owned(),
+            };
+            tracing::warn!(lease = self.name, reason, "could not renew the lease");
+            if renewed.elapsed() >= DEADLINE {
+                return self.lost(&reason);
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next process need not wait.
+    pub async fn release(&mut self) {
+        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
+            return;
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(&self.identity) {
+            return;
+        }
+        spec.holder_identity = None;
+        let written = self
+            .api
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await;
+        if let Err(error) = written {
+            tracing::debug!(lease = self.name, %error, "could not release the lease");
+        }
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        Error::LeaseLost {
+            lease: self.name.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// One look and, where allowed, one write. True when the lease is ours now.
+    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let lease = self.api.get_opt(&self.name).await?;
+        let unchanged = self.observe(lease.as_ref());
+        let written = match (decide(lease.as_ref(), &self.identity, unchanged), lease) {
+            (Step::Wait, _) => return Ok(false),
+            (Step::Take, Some(mut lease)) => {
+                lease.spec = Some(self.record(lease.spec.as_ref()));
+                self.api
+                    .replace(&self.name, &PostParams::default(), &lease)
+                    .await
+            }
+            (Step::Take | Step::Create, _) => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(self.name.clone()),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(self.record(None)),
+                };
+                self.api.create(&PostParams::default(), &lease).await
+            }
+        };
+        match written {
+            Ok(_) => Ok(true),
+            Err(error) if is_code(&error, 409) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long this version of the record has been seen.
+    fn observe(&mut self, lease: Option<&Lease>) -> Duration {
+        let version = lease.and_then(|lease| lease.metadata.resource_version.clone());
+        let version = version.unwrap_or_default();
+        match &self.seen {
+            Some((last, since)) if *last == version => since.elapsed(),
+            _ => {
+                self.seen = Some((version, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn record(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let ours = old.filter(|old| old.holder_identity.as_deref() == Some(&self.identity));
+        let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: ours
+                .and_then(|old| old.acquire_time.clone())
+                .or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions + i32::from(ours.is_none())),
+            ..LeaseSpec::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(identity: &str) -> Lease {
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: Some(identity.into()),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_free_ours_or_long_unchanged() {
+        let lease = held_by("a");
+        assert_eq!(decide(None, "b", Duration::ZERO), Step::Create);
+        assert_eq!(decide(Some(&lease), "a", Duration::ZERO), Step::Take);
+        assert_eq!(decide(Some(&lease), "b", DEADLINE), Step::Wait);
+        assert_eq!(decide(Some(&lease), "b", DURATION), Step::Take);
+        assert_eq!(decide(Some(&held_by("")), "b", Duration::ZERO), Step::Take);
+    }
+}

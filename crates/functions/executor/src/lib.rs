@@ -1,0 +1,166 @@
+//! Makes and ends instances of functions.
+//!
+//! ```text
+//!  router ──INSTANCES──▶ serve ─▶ world (what the function is now) ─▶ backend
+//!                                                                       │
+//!        Pods, watched ─▶ state (pure: who gets which Pod) ◀────────────┘
+//!                           │ effects
+//!                           ▼
+//!                        engine: probe, specialise, label, delete      pools: Deployments
+//! ```
+//! One of several processes works, whoever holds the lease `fission-executor`; only it is
+//! Ready. Between a request and its answer nothing is read from or written to the API server.
+//! What is known is known from Pods and their fetchers: a new leader finds everything again.
+
+mod adopt;
+mod backend;
+mod engine;
+mod error;
+mod failed;
+mod fetcher;
+mod leader;
+mod metrics;
+mod objects;
+mod pod;
+mod pods;
+mod pools;
+mod revision;
+mod serve;
+mod settings;
+mod state;
+mod tenants;
+mod upkeep;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farplane_functions_types::names::label;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use error::Error;
+pub use settings::Settings;
+
+use backend::{Backends, Pooled};
+use engine::Engine;
+use leader::Election;
+use metrics::Metrics;
+use objects::Watched;
+use pools::Pools;
+use serve::Front;
+use world::World;
+
+const LEASE: &str = "fission-executor";
+/// How long requests that run may take when the process is told to end.
+const DRAIN: Duration = Duration::from_secs(20);
+/// An orderly end does not wait longer for an API server that is away.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs the executor until `shutdown`: answers 503 until the lease is ours and everything that
+/// runs is known.
+///
+/// # Errors
+/// When it cannot listen, the lease is lost or a part ends. The process should end then: its
+/// next start begins from what there is.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let metrics = Metrics::new();
+    let front = Front::new(&settings.secret, metrics.clone(), shutdown.clone());
+    let requests = serve::listen(settings.listen).await?;
+    let probes = serve::listen(settings.metrics).await?;
+    let mut servers = JoinSet::new();
+    let end = CancellationToken::new();
+    servers.spawn(serve::metrics(probes, front.clone(), end.clone()));
+    let serving = tokio::spawn(serve::requests(requests, front.clone(), shutdown.clone()));
+
+    let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
+    let mut election = Election::new(leases, LEASE, &settings.pod_name);
+    tokio::select! {
+        () = election.acquire() => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let work = work(client, settings, metrics.clone(), front, shutdown, async {
+        // Requests that run end before another executor may take their Pods.
+        if tokio::time::timeout(DRAIN, serving).await.is_err() {
+            tracing::warn!("requests that still ran were cut");
+        }
+    });
+    let outcome = tokio::select! {
+        error = election.hold() => Err(error),
+        outcome = work => outcome,
+    };
+    metrics.leads(false);
+    if outcome.is_ok() {
+        // Without it the next process waits a little longer; no reason to hang here.
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
+        if released.is_err() {
+            tracing::warn!("the API server did not answer in time, the lease was not released");
+        }
+    }
+    end.cancel();
+    outcome
+}
+
+/// Leads. Ends after `shutdown` and `drained`.
+async fn work(
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    front: Front,
+    shutdown: CancellationToken,
+    drained: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let mut watches = JoinSet::new();
+    let world = World::start(&client, &settings.storage_url, &mut watches);
+    let ours = watcher::Config::default().labels(label::EXECUTOR_TYPE);
+    let deployments = Watched::<Deployment>::start(&client, ours, &mut watches, |_| {});
+    world.ready().await;
+    deployments.ready().await;
+    let (reports, reported) = mpsc::unbounded_channel();
+    let engine = Arc::new(Engine::new(client, settings, world, metrics, reports));
+    let (listed, listing) = watch::channel(false);
+    watches.spawn(pods::run(engine.clone(), listed));
+
+    let mut parts = JoinSet::new();
+    let ready = adopt::adopt(engine.clone(), listing);
+    tokio::select! {
+        () = ready => {}
+        () = shutdown.cancelled() => return Ok(()),
+        Some(_) = watches.join_next() => return Err(Error::Ended { part: "watch of objects" }),
+    }
+    let pools = Pools::new(engine.clone(), deployments);
+    parts.spawn(named("pools", pools.run()));
+    parts.spawn(named("upkeep", upkeep::run(engine.clone())));
+    parts.spawn(named("reports", upkeep::reports(engine.clone(), reported)));
+    front.lead(Arc::new(Backends {
+        pooled: Pooled(engine.clone()),
+        engine: engine.clone(),
+    }));
+    let ended = tokio::select! {
+        () = async { shutdown.cancelled().await; drained.await } => Ok(()),
+        Some(_) = watches.join_next() => Err(Error::Ended { part: "watch of objects" }),
+        Some(part) = parts.join_next() => Err(Error::Ended {
+            part: part.unwrap_or("part that panicked"),
+        }),
+    };
+    if ended.is_ok() {
+        // Labels that are being written tell the next executor what runs.
+        engine.tasks.close();
+        _ = tokio::time::timeout(RELEASE_TIMEOUT, engine.tasks.wait()).await;
+    }
+    ended
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}

@@ -1,0 +1,268 @@
+//! Callers: who gets which Pod, and who waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Acquired, Answer, Effect, Phase, PodRef, State, instance};
+use crate::failed::Failed;
+use crate::revision::{Revision, RevisionId};
+
+/// A specialisation that breaks is tried with so many Pods.
+const ATTEMPTS: u8 = 3;
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub revision: Arc<Revision>,
+    pub answer: Answer,
+    pub since: Instant,
+    /// Pods that broke on the way.
+    pub attempts: u8,
+}
+
+/// A Pod that is to be given code.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub pod: PodRef,
+    pub waiter: Waiter,
+}
+
+impl State {
+    /// Finds an instance beside those that the caller knows, or begins to make one. The answer
+    /// goes to `answer` unless it is returned.
+    pub fn acquire(
+        &mut self,
+        revision: &Arc<Revision>,
+        known: &[String],
+        answer: Answer,
+        now: Instant,
+    ) -> Acquired {
+        let id = revision.id();
+        self.groups.entry(id.clone()).or_default().revision = Some(revision.clone());
+        if !revision.once_only
+            && let Some(found) = self.another(&id, known, now)
+        {
+            return Acquired::Live(found);
+        }
+        let waiter = Waiter {
+            revision: revision.clone(),
+            answer,
+            since: now,
+            attempts: 0,
+        };
+        if self.free(&id, revision.concurrency) {
+            if let Some(failed) = self.hopeless(&revision.environment) {
+                return Acquired::Failed(failed);
+            }
+            return Acquired::Waiting(self.begin(waiter));
+        }
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Acquired::Failed(Failed::full(revision.concurrency));
+        };
+        if group.starting == 0 {
+            return Acquired::Failed(Failed::full(revision.concurrency));
+        }
+        group.sharing.push(waiter);
+        Acquired::Waiting(Vec::new())
+    }
+
+    fn another(
+        &mut self,
+        id: &RevisionId,
+        known: &[String],
+        now: Instant,
+    ) -> Option<farplane_functions_types::wire::Instance> {
+        let group = self.groups.get(id)?;
+        let key = &group.revision.as_ref()?.key;
+        for uid in &group.live {
+            let Some(entry) = self.pods.get_mut(uid) else {
+                continue;
+            };
+            let found = instance(&entry.view, key, false);
+            let Phase::Live(live) = &mut entry.phase else {
+                continue;
+            };
+            if live.draining.is_some() || known.contains(&found.address) {
+                continue;
+            }
+            live.used = now;
+            return Some(found);
+        }
+        None
+    }
+
+    /// True when one more instance may be made.
+    fn free(&self, id: &RevisionId, limit: usize) -> bool {
+        let taken = self
+            .groups
+            .get(id)
+            .map_or(0, |group| group.live.len() + group.starting);
+        taken < limit
+    }
+
+    /// Reserves an instance for a caller and takes a Pod, or queues for one.
+    fn begin(&mut self, waiter: Waiter) -> Vec<Effect> {
+        let id = waiter.revision.id();
+        let environment = waiter.revision.environment.clone();
+        self.groups.entry(id).or_default().starting += 1;
+        let pool = self.pools.entry(environment.clone()).or_default();
+        pool.queue.push_back(waiter);
+        self.grant(&environment)
+    }
+
+    /// Gives ready Pods to those that wait, in the order in which they came.
+    pub(super) fn grant(&mut self, environment: &str) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        loop {
+            let Some(pool) = self.pools.get_mut(environment) else {
+                return effects;
+            };
+            if pool.ready.is_empty() {
+                return effects;
+            }
+            let Some(waiter) = pool.queue.pop_front() else {
+                return effects;
+            };
+            if waiter.answer.is_closed() {
+                effects.extend(self.release(&waiter.revision.id()));
+                continue;
+            }
+            let Some((_, uid)) = pool.ready.pop_first() else {
+                return effects;
+            };
+            let Some(entry) = self.pods.get_mut(&uid) else {
+                pool.queue.push_front(waiter);
+                continue;
+            };
+            entry.phase = Phase::Claimed(waiter.revision.id());
+            let pod = entry.view.reference();
+            effects.push(Effect::Specialize(Job { pod, waiter }));
+        }
+    }
+
+    /// One instance less is being made.
+    fn release(&mut self, id: &RevisionId) -> Vec<Effect> {
+        if let Some(group) = self.groups.get_mut(id) {
+            group.starting = group.starting.saturating_sub(1);
+        }
+        self.room(id)
+    }
+
+    /// There is room for another instance: callers that shared may have their own.
+    pub(super) fn room(&mut self, id: &RevisionId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        loop {
+            let Some(group) = self.groups.get_mut(id) else {
+                return effects;
+            };
+            let Some(limit) = group.revision.as_ref().map(|one| one.concurrency) else {
+                return effects;
+            };
+            group.sharing.retain(|waiter| !waiter.answer.is_closed());
+            if group.live.len() + group.starting >= limit || group.sharing.is_empty() {
+                return effects;
+            }
+            let waiter = group.sharing.remove(0);
+            effects.extend(self.begin(waiter));
+        }
+    }
+
+    /// A Pod broke while it was specialised: its caller gets another one.
+    pub fn broken(&mut self, uid: &str, mut waiter: Waiter, failed: Failed) -> Vec<Effect> {
+        waiter.attempts += 1;
+        if waiter.attempts >= ATTEMPTS {
+            let effects = self.failed(uid, &waiter.revision.id(), &failed);
+            _ = waiter.answer.send(Err(failed));
+            return effects;
+        }
+        // The reservation is still held.
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.phase = Phase::Ending;
+        }
+        let environment = waiter.revision.environment.clone();
+        let pool = self.pools.entry(environment.clone()).or_default();
+        pool.queue.push_front(waiter);
+        self.grant(&environment)
+    }
+
+    /// Forgets callers that went away.
+    pub fn prune(&mut self, environment: &str) -> Vec<Effect> {
+        let Some(pool) = self.pools.get_mut(environment) else {
+            return Vec::new();
+        };
+        let (closed, open): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut pool.queue)
+            .into_iter()
+            .partition(|waiter| waiter.answer.is_closed());
+        pool.queue = open;
+        let mut effects = Vec::new();
+        for waiter in closed {
+            effects.extend(self.release(&waiter.revision.id()));
+        }
+        effects
+    }
+
+    /// Callers that wait for a Pod of an environment.
+    pub fn waiting(&self, environment: &str) -> usize {
+        let pool = self.pools.get(environment);
+        pool.map_or(0, |pool| pool.queue.len())
+    }
+
+    /// Pods of an environment that wait for code.
+    pub fn ready(&self, environment: &str) -> usize {
+        let pool = self.pools.get(environment);
+        pool.map_or(0, |pool| pool.ready.len())
+    }
+
+    /// Why no Pod of an environment will become ready soon; none while one may.
+    pub fn hopeless(&self, environment: &str) -> Option<Failed> {
+        if self.ready(environment) > 0 {
+            return None;
+        }
+        let coming = self.pods.values().filter(|entry| {
+            entry.view.environment == environment && matches!(entry.phase, Phase::Coming)
+        });
+        let mut words = None;
+        for entry in coming {
+            match &entry.view.trouble {
+                Some(trouble) if trouble.lasting => words = Some(&trouble.words),
+                _ => return None,
+            }
+        }
+        words.map(|words| Failed::later("environment", words.clone()))
+    }
+
+    /// What keeps Pods of an environment from becoming ready, for those that waited in vain.
+    pub fn trouble(&self, environment: &str) -> Option<String> {
+        let coming = self.pods.values().filter(|entry| {
+            entry.view.environment == environment && matches!(entry.phase, Phase::Coming)
+        });
+        coming
+            .filter_map(|entry| entry.view.trouble.as_ref())
+            .map(|trouble| trouble.words.clone())
+            .next()
+    }
+
+    /// Answers those that wait when nothing will come of it.
+    pub(super) fn fail_hopeless(&mut self, uid: &str) {
+        let Some(environment) = self.pods.get(uid).and_then(|entry| {
+            entry.view.trouble.as_ref()?;
+            Some(entry.view.environment.clone())
+        }) else {
+            return;
+        };
+        if self.waiting(&environment) == 0 {
+            return;
+        }
+        let Some(failed) = self.hopeless(&environment) else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&environment) else {
+            return;
+        };
+        for waiter in std::mem::take(&mut pool.queue) {
+            self.give_up(&waiter.revision.id(), &failed);
+            _ = waiter.answer.send(Err(failed.clone()));
+        }
+    }
+}
