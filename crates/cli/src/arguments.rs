@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farplane_types::names;
 
-use crate::functions::{environment, function, route, spec};
+use crate::functions::{environment, function, route, spec, timer};
 use crate::{cluster, completion, doctor, down, endpoint, functions, host, internal, lab, org, up};
 
 const AFTER: &str = "\
@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Routes: paths at which functions are called
     #[command(subcommand)]
     Route(route::RouteCommand),
+    /// Timers: times at which functions are called
+    #[command(subcommand)]
+    Timer(timer::TimerCommand),
     /// Specs: functions written down in a directory
     #[command(subcommand)]
     Spec(spec::SpecCommand),

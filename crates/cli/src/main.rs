@@ -95,6 +95,7 @@ async fn run(app: &App, command: Command) -> anyhow::Result<()> {
         Command::Env(command) => functions::environment::run(app, command).await,
         Command::Fn(command) => functions::function::run(app, command).await,
         Command::Route(command) => functions::route::run(app, command).await,
+        Command::Timer(command) => functions::timer::run(app, command).await,
         Command::Spec(command) => functions::spec::run(app, command).await,
         Command::Version => version::run(app),
         Command::Completion(args) => completion::run(app, &args),

@@ -10,6 +10,7 @@ pub(crate) mod environment;
 pub(crate) mod function;
 pub(crate) mod route;
 pub(crate) mod spec;
+pub(crate) mod timer;
 
 mod archive;
 mod catalogue;
