@@ -42,10 +42,6 @@ pub(crate) struct Revision {
     pub provisioned: usize,
     pub once_only: bool,
     pub specialization: Duration,
-    /// Answers run for so long at most.
-    pub timeout: Duration,
-    /// Many functions share one Pod.
-    pub infinite: bool,
     /// What the fetcher is told, and its SHA-256.
     pub request: Bytes,
     pub request_digest: [u8; 32],
@@ -108,9 +104,9 @@ pub(crate) fn resolve(parts: &Parts<'_>) -> Result<Revision, Failed> {
         version: version.to_owned(),
     };
     let name = &spec.environment.name;
-    let (code, request, environment_uid, infinite) = if executor == ExecutorType::Container {
+    let (code, request, environment_uid) = if executor == ExecutorType::Container {
         let code = json!([spec.podspec, spec.env, spec.env_from, spec.resources]);
-        (code, None, String::new(), false)
+        (code, None, String::new())
     } else {
         let environment = environment.ok_or_else(|| {
             Failed::wrong(
@@ -131,7 +127,7 @@ pub(crate) fn resolve(parts: &Parts<'_>) -> Result<Revision, Failed> {
             spec.env_from,
         ]);
         let uid = environment.uid().unwrap_or_default();
-        (code, Some(request), uid, environment.spec.is_infinite())
+        (code, Some(request), uid)
     };
     let request = request.map_or_else(Bytes::new, |request| {
         serde_json::to_vec(&request).unwrap_or_default().into()
@@ -153,8 +149,6 @@ pub(crate) fn resolve(parts: &Parts<'_>) -> Result<Revision, Failed> {
         ),
         once_only: spec.once_only,
         specialization: Duration::from_secs(spec.specialization_seconds()),
-        timeout: Duration::from_secs(spec.timeout_seconds()),
-        infinite,
         request_digest: Sha256::digest(&request).into(),
         request,
     })

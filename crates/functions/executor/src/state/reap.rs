@@ -1,6 +1,5 @@
 //! Which instances are not needed any more.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -251,13 +250,5 @@ impl State {
             *count += 1;
         }
         summary
-    }
-
-    /// Instances of each revision of a function that are live or being made.
-    pub fn counts(&self) -> HashMap<RevisionId, usize> {
-        self.groups
-            .iter()
-            .map(|(id, group)| (id.clone(), group.live.len() + group.starting))
-            .collect()
     }
 }
