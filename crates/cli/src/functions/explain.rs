@@ -7,6 +7,7 @@ use farplane_embedded::pod_reason;
 use farplane_functions_types::package::build_status as build;
 use farplane_functions_types::{ExecutorType, Package};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use serde::Serialize;
 use serde_json::Value;
@@ -152,13 +153,22 @@ pub(crate) fn package_finding(package: &Package, function: &str, repeat: Repeat<
         build::FAILED => {
             let log = tail(&status.build_log, LOG_LINES);
             let words = match log.as_str() {
-                "" => format!("the build of package {name} failed and said nothing"),
+                "" => match reason(&status.conditions) {
+                    Some(reason) => format!("package {name} is not built: {reason}"),
+                    None => format!("the build of package {name} failed and said nothing"),
+                },
                 log => format!("the build of package {name} failed:\n{log}"),
             };
             let next = repeat(&format!("fn deploy DIR --name {function}"));
             finding(Health::Bad, words).next(format!("mend the source, then `{next}`"))
         }
-        build::PENDING => finding(Health::Waiting, format!("package {name} waits to be built")),
+        build::PENDING => finding(
+            Health::Waiting,
+            match reason(&status.conditions) {
+                Some(reason) => format!("package {name} waits: {reason}"),
+                None => format!("package {name} waits to be built"),
+            },
+        ),
         build::RUNNING => finding(Health::Waiting, format!("package {name} is being built")),
         build::SUCCEEDED if !package.spec.source.is_empty() => {
             finding(Health::Good, format!("package {name} is built"))
@@ -174,6 +184,14 @@ pub(crate) fn package_finding(package: &Package, function: &str, repeat: Repeat<
         }
         _ => finding(Health::Good, format!("package {name} is ready")),
     }
+}
+
+/// Why a package is not ready, in the words of the controllers.
+fn reason(conditions: &[Condition]) -> Option<&str> {
+    let unready = conditions.iter().find(|one| one.status == "False");
+    unready
+        .map(|one| one.message.as_str())
+        .filter(|message| !message.is_empty())
 }
 
 /// Whether a package is built.

@@ -27,39 +27,46 @@ const CONNECT: Duration = Duration::from_secs(20);
 
 /// A part that can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Part<'a> {
     /// The router's internal listener.
     Router,
-    /// Archives.
-    Storage,
+    /// Archives, in the name of a namespace: no other can read what is uploaded.
+    Storage(&'a str),
 }
 
-impl Part {
+impl Part<'_> {
     fn label(self) -> &'static str {
         match self {
             Self::Router => "fission-router",
-            Self::Storage => "fission-storage",
+            Self::Storage(_) => "fission-storage",
         }
     }
 
     fn port(self) -> u16 {
         match self {
             Self::Router => port::ROUTER_INTERNAL,
-            Self::Storage => port::STORAGE,
+            Self::Storage(_) => port::STORAGE,
         }
     }
 
     fn service(self) -> Service {
         match self {
             Self::Router => Service::RouterInternal,
-            Self::Storage => Service::Storage,
+            Self::Storage(_) => Service::Storage,
+        }
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Router => None,
+            Self::Storage(namespace) => Some(namespace),
         }
     }
 
     fn host(self) -> &'static str {
         match self {
             Self::Router => "router-internal.fission",
-            Self::Storage => "storagesvc.fission",
+            Self::Storage(_) => "storagesvc.fission",
         }
     }
 }
@@ -77,8 +84,9 @@ pub(crate) struct Ask {
 }
 
 /// Sends one request to a part and gives the head of the answer; its body comes as it comes.
-pub(crate) async fn send(client: &Client, part: Part, ask: Ask) -> Result<Response<Incoming>> {
-    let key = Key::derived(&platform::secret(client).await?, part.service(), None);
+pub(crate) async fn send(client: &Client, part: Part<'_>, ask: Ask) -> Result<Response<Incoming>> {
+    let secret = platform::secret(client).await?;
+    let key = Key::derived(&secret, part.service(), part.namespace());
     let request = request(part, ask, &key)?;
     let mut sender = tokio::time::timeout(CONNECT, connect(client, part))
         .await
@@ -95,7 +103,7 @@ pub(crate) async fn send(client: &Client, part: Part, ask: Ask) -> Result<Respon
         .with_context(|| format!("ask the {}", part.label()))
 }
 
-fn request(part: Part, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
+fn request(part: Part<'_>, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
     let signed = key.sign(ask.method.as_str(), &ask.target, &ask.body, auth::now());
     let mut request = Request::builder()
         .method(ask.method)
@@ -103,6 +111,9 @@ fn request(part: Part, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
         .header(hyper::header::HOST, part.host());
     for (name, value) in signed.into_iter().flat_map(auth::Signed::headers) {
         request = request.header(name, value);
+    }
+    if let Some(namespace) = part.namespace() {
+        request = request.header(auth::NAMESPACE_HEADER, namespace);
     }
     let mut request = request
         .body(Full::new(ask.body))
@@ -112,7 +123,7 @@ fn request(part: Part, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
 }
 
 /// A connection to a ready Pod of the part.
-async fn connect(client: &Client, part: Part) -> Result<SendRequest<Full<Bytes>>> {
+async fn connect(client: &Client, part: Part<'_>) -> Result<SendRequest<Full<Bytes>>> {
     let api = Api::<Pod>::namespaced(client.clone(), names::NAMESPACE);
     let selector = format!("{}={}", label::APPLICATION, part.label());
     let pods = api

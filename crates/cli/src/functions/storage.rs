@@ -22,12 +22,12 @@ struct Uploaded {
 }
 
 /// An archive of these bytes: within the object when they are few, else uploaded.
-pub(crate) async fn archive(client: &Client, bytes: Vec<u8>) -> Result<Archive> {
+pub(crate) async fn archive(client: &Client, namespace: &str, bytes: Vec<u8>) -> Result<Archive> {
     let checksum = Checksum::of(&bytes);
     if bytes.len() <= MAX_LITERAL_BYTES {
         return Ok(literal(&bytes));
     }
-    let id = upload(client, bytes).await?;
+    let id = upload(client, namespace, bytes).await?;
     Ok(Archive {
         kind: "url".to_owned(),
         url: url(&id),
@@ -61,7 +61,7 @@ fn url(id: &str) -> String {
     format!("http://storagesvc.{}{PATH}?id={escaped}", names::NAMESPACE)
 }
 
-async fn upload(client: &Client, bytes: Vec<u8>) -> Result<String> {
+async fn upload(client: &Client, namespace: &str, bytes: Vec<u8>) -> Result<String> {
     let boundary = format!("farplane-{}", uuid::Uuid::new_v4().simple());
     let mut headers = HeaderMap::new();
     let kind = format!("multipart/form-data; boundary={boundary}");
@@ -76,7 +76,7 @@ async fn upload(client: &Client, bytes: Vec<u8>) -> Result<String> {
         headers,
         body: form(&boundary, &bytes),
     };
-    let answer = reach::send(client, Part::Storage, ask).await?;
+    let answer = reach::send(client, Part::Storage(namespace), ask).await?;
     let status = answer.status();
     let body = answer
         .into_body()

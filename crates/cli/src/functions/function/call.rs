@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::App;
 use crate::arguments::Format;
 use crate::failure::Failure;
-use crate::functions::place::{DEFAULT_NAMESPACE, InNamespace, Named};
+use crate::functions::place::{InNamespace, Named};
 use crate::functions::reach::{self, Ask, Part};
 use crate::functions::route;
 use crate::time;
@@ -136,12 +136,10 @@ fn body(text: &str) -> Result<Bytes> {
     }
 }
 
-/// Path of a function at the router's internal listener.
+/// Path of a function at the router's internal listener. The namespace is always named:
+/// without it, `hello/a` might as well be function `a` of namespace `hello`.
 fn target(at: &InNamespace, name: &str, version: Option<&str>, subpath: &str) -> String {
-    let mut target = match at.namespace.as_str() {
-        DEFAULT_NAMESPACE => format!("/fission-function/{name}"),
-        namespace => format!("/fission-function/{namespace}/{name}"),
-    };
+    let mut target = format!("/fission-function/{}/{name}", at.namespace);
     if let Some(version) = version {
         target.push_str(&format!(":{version}"));
     }
@@ -273,14 +271,14 @@ mod tests {
     #[test]
     fn a_call_goes_to_the_function_of_its_namespace() {
         let target = |words: &[&str]| ask(&parse(words)).unwrap().target;
-        assert_eq!(target(&[]), "/fission-function/hello");
+        assert_eq!(target(&[]), "/fission-function/default/hello");
         assert_eq!(
             target(&["-n", "shop", "--subpath", "a?b=c"]),
             "/fission-function/shop/hello/a?b=c"
         );
         assert_eq!(
             target(&["--subpath", "?b=c", "--version", "v2"]),
-            "/fission-function/hello:v2?b=c"
+            "/fission-function/default/hello:v2?b=c"
         );
     }
 

@@ -143,7 +143,7 @@ pub(crate) async fn run(app: &App, args: CreateArgs) -> Result<()> {
             environment::ensure(app, &client, at, environment).await?;
             let package = match (&args.package, bytes) {
                 (None, Some(bytes)) => {
-                    let code = Code::Ready(storage::archive(&client, bytes).await?);
+                    let code = Code::Ready(storage::archive(&client, &at.namespace, bytes).await?);
                     let spec = package::spec(&at.namespace, environment, code);
                     package::ensure(&client, &at.namespace, name, spec).await?
                 }

@@ -73,7 +73,7 @@ pub(crate) async fn run(app: &App, args: DeployArgs) -> Result<()> {
     let environment = environment::ensure(app, &client, at, &args.env).await?;
     has_builder(&environment)?;
     let code = Code::Source {
-        archive: storage::archive(&client, bytes).await?,
+        archive: storage::archive(&client, &at.namespace, bytes).await?,
         command: args.build_command.clone(),
     };
     let wanted = package::spec(&at.namespace, &args.env, code);

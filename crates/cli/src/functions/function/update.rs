@@ -61,7 +61,7 @@ pub(crate) async fn run(app: &App, args: UpdateArgs) -> Result<()> {
         spec.environment.namespace.clone_from(&at.namespace);
     }
     if let Some(bytes) = bytes {
-        let code = Code::Ready(storage::archive(&client, bytes).await?);
+        let code = Code::Ready(storage::archive(&client, &at.namespace, bytes).await?);
         let wanted = package::spec(&at.namespace, &spec.environment.name, code);
         let made = package::ensure(&client, &at.namespace, name, wanted).await?;
         spec.package.package_ref = reference(&at.namespace, &made);

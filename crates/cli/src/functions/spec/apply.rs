@@ -147,8 +147,8 @@ struct Work<'a> {
     client: &'a Client,
     specs: &'a Specs,
     packed: BTreeMap<String, Vec<u8>>,
-    /// Archives that are in the cluster already, by digest.
-    uploaded: BTreeMap<String, Archive>,
+    /// Archives that are in the cluster already, by namespace and digest.
+    uploaded: BTreeMap<(String, String), Archive>,
     /// Versions of packages that were written, by namespace and name; none in a dry run.
     written: BTreeMap<(String, String), Option<String>>,
     done: Vec<Done>,
@@ -213,7 +213,7 @@ impl Work<'_> {
                 for side in ["source", "deployment"] {
                     let url = spec[side]["url"].as_str().unwrap_or_default();
                     if let Some(name) = url.strip_prefix(ARCHIVE) {
-                        let archive = self.archive(name).await?;
+                        let archive = self.archive(namespace, name).await?;
                         spec[side] = serde_json::to_value(archive).context("write an archive")?;
                     }
                 }
@@ -235,11 +235,13 @@ impl Work<'_> {
 
     /// An archive of the specs; uploaded unless the cluster has its bytes, or they fit into
     /// the object.
-    async fn archive(&mut self, name: &str) -> Result<Archive> {
+    async fn archive(&mut self, namespace: &str, name: &str) -> Result<Archive> {
         let bytes = self.packed.get(name).cloned().unwrap_or_default();
         let checksum = Checksum::of(&bytes);
         if bytes.len() > MAX_LITERAL_BYTES
-            && let Some(known) = self.uploaded.get(&checksum.sum)
+            && let Some(known) = self
+                .uploaded
+                .get(&(namespace.to_owned(), checksum.sum.clone()))
         {
             return Ok(known.clone());
         }
@@ -251,9 +253,10 @@ impl Work<'_> {
                 ..Archive::default()
             });
         }
-        let archive = storage::archive(self.client, bytes).await?;
+        let archive = storage::archive(self.client, namespace, bytes).await?;
         if !archive.url.is_empty() {
-            self.uploaded.insert(checksum.sum, archive.clone());
+            self.uploaded
+                .insert((namespace.to_owned(), checksum.sum), archive.clone());
         }
         Ok(archive)
     }
@@ -366,16 +369,22 @@ impl Work<'_> {
     }
 }
 
-/// Archives of packages that are in storage, by the digest of their bytes.
-fn uploaded<'a>(packages: impl Iterator<Item = &'a Value>) -> BTreeMap<String, Archive> {
+/// Archives of packages that are in storage, by namespace and digest: one that another
+/// namespace uploaded cannot be read.
+fn uploaded<'a>(packages: impl Iterator<Item = &'a Value>) -> BTreeMap<(String, String), Archive> {
     packages
         .flat_map(|package| {
             let spec = &package["spec"];
-            [spec["source"].clone(), spec["deployment"].clone()]
+            let namespace = package["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or_default();
+            ["source", "deployment"].map(|side| (namespace.to_owned(), spec[side].clone()))
         })
-        .filter_map(|archive| serde_json::from_value::<Archive>(archive).ok())
-        .filter(|archive| !archive.url.is_empty() && !archive.checksum.is_empty())
-        .map(|archive| (archive.checksum.sum.clone(), archive))
+        .filter_map(|(namespace, archive)| {
+            Some((namespace, serde_json::from_value::<Archive>(archive).ok()?))
+        })
+        .filter(|(_, archive)| !archive.url.is_empty() && !archive.checksum.is_empty())
+        .map(|(namespace, archive)| ((namespace, archive.checksum.sum.clone()), archive))
         .collect()
 }
 
@@ -428,12 +437,13 @@ mod tests {
     #[test]
     fn archives_in_storage_are_known_by_their_digest() {
         let packages = [
-            json!({ "spec": { "source": { "url": "http://a", "checksum": { "type": "sha256", "sum": "1" } } } }),
+            json!({ "metadata": { "namespace": "n" }, "spec": { "source": { "url": "http://a", "checksum": { "type": "sha256", "sum": "1" } } } }),
             json!({ "spec": { "deployment": { "literal": "eA==", "checksum": { "type": "sha256", "sum": "2" } } } }),
             json!({ "spec": { "deployment": { "url": "http://c" } } }),
         ];
         let known = uploaded(packages.iter());
-        assert_eq!(known.keys().collect::<Vec<_>>(), ["1"]);
-        assert_eq!(known["1"].url, "http://a");
+        let key = ("n".to_owned(), "1".to_owned());
+        assert_eq!(known.keys().collect::<Vec<_>>(), [&key]);
+        assert_eq!(known[&key].url, "http://a");
     }
 }
