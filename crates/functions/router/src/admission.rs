@@ -1,0 +1,248 @@
+//! Which call goes to which instance of one function: a state machine without IO.
+//!
+//! A call takes a free place at once, or waits in line. Whoever frees a place gives it to the
+//! first in line. More instances are asked for when there is none, and while calls wait for
+//! longer than [`PATIENCE`].
+//!
+//! Promises: an instance never has more calls than it may; instances and those that are asked
+//! for are never more than the function may have; the line is first come, first served.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// How long a call may wait before another instance is asked for: most calls are shorter, and
+/// a burst of short calls needs one instance, not many.
+pub const PATIENCE: Duration = Duration::from_millis(5);
+/// Calls that wait for one function at most.
+pub const MAX_WAITING: usize = 10_000;
+
+/// A call that waits. `W` is how it is told.
+struct Waiting<W> {
+    id: u64,
+    since: Instant,
+    tell: W,
+}
+
+struct Place {
+    calls: usize,
+    /// When its last call ended, or it came.
+    idle_since: Instant,
+    /// Takes no new calls and goes with its last one.
+    leaving: bool,
+}
+
+/// The state of one function.
+pub struct Admission<W> {
+    per_instance: usize,
+    limit: usize,
+    instances: HashMap<String, Place>,
+    /// Addresses with a free place; the one used last is on top, so that others fall idle.
+    free: Vec<String>,
+    line: VecDeque<Waiting<W>>,
+    asked: usize,
+    next_id: u64,
+}
+
+/// What becomes of a call.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry<W> {
+    /// It has a place at this address.
+    Go(String),
+    /// It waits; the number takes it out of the line again.
+    Wait(u64),
+    /// Too many wait.
+    Refuse(W),
+}
+
+impl<W> Admission<W> {
+    /// A function without instances.
+    pub fn new(per_instance: usize, limit: usize) -> Self {
+        Self {
+            per_instance: per_instance.max(1),
+            limit: limit.max(1),
+            instances: HashMap::new(),
+            free: Vec::new(),
+            line: VecDeque::new(),
+            asked: 0,
+            next_id: 0,
+        }
+    }
+
+    /// The function changed.
+    pub fn configure(&mut self, per_instance: usize, limit: usize) {
+        self.per_instance = per_instance.max(1);
+        self.limit = limit.max(1);
+        let free = |place: &Place| !place.leaving && place.calls < self.per_instance;
+        self.free = self
+            .instances
+            .iter()
+            .filter(|(_, place)| free(place))
+            .map(|(address, _)| address.clone())
+            .collect();
+    }
+
+    /// A call comes. `tell` is used when it has to wait.
+    pub fn enter(&mut self, tell: W, now: Instant) -> Entry<W> {
+        if self.line.is_empty()
+            && let Some(address) = self.occupy()
+        {
+            return Entry::Go(address);
+        }
+        if self.line.len() >= MAX_WAITING {
+            return Entry::Refuse(tell);
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.line.push_back(Waiting {
+            id,
+            since: now,
+            tell,
+        });
+        Entry::Wait(id)
+    }
+
+    fn occupy(&mut self) -> Option<String> {
+        while let Some(address) = self.free.last() {
+            let Some(place) = self.instances.get_mut(address) else {
+                self.free.pop();
+                continue;
+            };
+            if place.leaving || place.calls >= self.per_instance {
+                self.free.pop();
+                continue;
+            }
+            place.calls += 1;
+            if place.calls >= self.per_instance {
+                return self.free.pop();
+            }
+            return Some(address.clone());
+        }
+        None
+    }
+
+    /// A call that waits does so no more.
+    pub fn give_up(&mut self, id: u64) {
+        self.line.retain(|waiting| waiting.id != id);
+    }
+
+    /// A call has ended. Gives the place to the first in line: who is to be told, and where.
+    pub fn leave(&mut self, address: &str, now: Instant) -> Vec<(W, String)> {
+        if let Some(place) = self.instances.get_mut(address) {
+            let was_full = place.calls >= self.per_instance;
+            place.calls = place.calls.saturating_sub(1);
+            place.idle_since = now;
+            if place.leaving {
+                if place.calls == 0 {
+                    self.instances.remove(address);
+                }
+            } else if was_full {
+                self.free.push(address.to_owned());
+            }
+        }
+        self.hand_out()
+    }
+
+    /// An instance is there.
+    pub fn add(&mut self, address: &str, now: Instant) -> Vec<(W, String)> {
+        let fresh = Place {
+            calls: 0,
+            idle_since: now,
+            leaving: false,
+        };
+        if !self.instances.contains_key(address) {
+            self.instances.insert(address.to_owned(), fresh);
+            // Below those in use: what has calls keeps them.
+            self.free.insert(0, address.to_owned());
+        }
+        self.hand_out()
+    }
+
+    /// An instance is gone, or takes no more calls. True when it was known.
+    pub fn remove(&mut self, address: &str) -> bool {
+        let Some(place) = self.instances.get_mut(address) else {
+            return false;
+        };
+        place.leaving = true;
+        if place.calls == 0 {
+            self.instances.remove(address);
+        }
+        self.free.retain(|other| other != address);
+        true
+    }
+
+    fn hand_out(&mut self) -> Vec<(W, String)> {
+        let mut out = Vec::new();
+        while !self.line.is_empty() {
+            let Some(address) = self.occupy() else { break };
+            if let Some(waiting) = self.line.pop_front() {
+                out.push((waiting.tell, address));
+            }
+        }
+        out
+    }
+
+    /// How many instances to ask for now; each is ended by [`Admission::answered`].
+    pub fn ask(&mut self, now: Instant) -> usize {
+        let room = self.limit.saturating_sub(self.living() + self.asked);
+        let patient = |waiting: &Waiting<W>| now.duration_since(waiting.since) < PATIENCE;
+        let late = self
+            .line
+            .iter()
+            .take_while(|waiting| !patient(waiting))
+            .count();
+        let first = usize::from(self.living() == 0 && self.asked == 0 && !self.line.is_empty());
+        let wanted = late.saturating_sub(self.asked).max(first).min(room);
+        self.asked += wanted;
+        wanted
+    }
+
+    fn living(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// An ask was answered, with or without an instance.
+    pub fn answered(&mut self) {
+        self.asked = self.asked.saturating_sub(1);
+    }
+
+    /// Those in line when nothing can serve them: no instance, and none asked for.
+    pub fn abandon(&mut self) -> Vec<W> {
+        if self.asked > 0 || self.instances.values().any(|place| !place.leaving) {
+            return Vec::new();
+        }
+        self.line.drain(..).map(|waiting| waiting.tell).collect()
+    }
+
+    /// When calls that wait now become late, if any wait.
+    pub fn due(&self) -> Option<Instant> {
+        let at = self.asked.min(self.line.len().saturating_sub(1));
+        self.line.get(at).map(|waiting| waiting.since + PATIENCE)
+    }
+
+    /// Addresses that are known.
+    pub fn known(&self) -> Vec<String> {
+        self.instances.keys().cloned().collect()
+    }
+
+    /// True when this instance is known and stays.
+    pub fn has(&self, address: &str) -> bool {
+        self.instances
+            .get(address)
+            .is_some_and(|place| !place.leaving)
+    }
+
+    /// Address, calls and idle time of every instance.
+    pub fn usage(&self, now: Instant) -> impl Iterator<Item = (&str, usize, Duration)> {
+        self.instances.iter().map(move |(address, place)| {
+            let idle = match place.calls {
+                0 => now.duration_since(place.idle_since),
+                _ => Duration::ZERO,
+            };
+            (address.as_str(), place.calls, idle)
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn a_burst_of_short_calls_uses_one_instance() {
+    let now = Instant::now();
+    let mut state = Admission::new(1, 10);
+    for number in 0..10 {
+        assert!(matches!(state.enter(number, now), Entry::Wait(_)));
+    }
+    assert_eq!(state.ask(now), 1);
+    assert_eq!(state.ask(now), 0);
+    state.answered();
+    assert_eq!(state.add("a", now), [(0, "a".to_owned())]);
+    for number in 1..10 {
+        assert_eq!(state.leave("a", now), [(number, "a".to_owned())]);
+    }
+    assert_eq!(state.ask(now), 0);
+}
+
+#[test]
+fn late_calls_get_more_instances_up_to_the_limit() {
+    let now = Instant::now();
+    let late = now + PATIENCE;
+    let mut state = Admission::new(1, 3);
+    for number in 0..10 {
+        state.enter(number, now);
+    }
+    assert_eq!(state.ask(now), 1);
+    assert_eq!(state.due(), Some(late));
+    assert_eq!(state.ask(late), 2);
+    assert_eq!(state.ask(late), 0);
+}
+
+#[test]
+fn the_line_is_told_when_nothing_can_serve_it() {
+    let now = Instant::now();
+    let mut state = Admission::new(1, 3);
+    state.enter('a', now);
+    state.enter('b', now);
+    assert_eq!(state.ask(now), 1);
+    assert!(state.abandon().is_empty());
+    state.answered();
+    assert_eq!(state.abandon(), ['a', 'b']);
+}
+
+#[test]
+fn an_instance_that_leaves_ends_its_calls_first() {
+    let now = Instant::now();
+    let mut state = Admission::new(2, 3);
+    state.add("a", now);
+    assert_eq!(state.enter('a', now), Entry::Go("a".to_owned()));
+    assert!(state.remove("a"));
+    assert!(!state.has("a"));
+    assert!(matches!(state.enter('b', now), Entry::Wait(_)));
+    assert!(state.leave("a", now).is_empty());
+    assert!(state.known().is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Enter,
+    Leave(usize),
+    Add(usize),
+    Remove(usize),
+    Ask,
+    Answered(bool),
+    Late,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => Just(Event::Enter),
+        4 => (0usize..8).prop_map(Event::Leave),
+        1 => (0usize..8).prop_map(Event::Add),
+        1 => (0usize..8).prop_map(Event::Remove),
+        2 => Just(Event::Ask),
+        2 => any::<bool>().prop_map(Event::Answered),
+        1 => Just(Event::Late),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: no instance has more calls than it may, no more
+    /// instances are asked for than there may be, and nobody waits beside a free place.
+    #[test]
+    fn the_bounds_hold(
+        events in proptest::collection::vec(event(), 0..300),
+        per in 1usize..4,
+        limit in 1usize..5,
+    ) {
+        let mut now = Instant::now();
+        let mut state: Admission<u32> = Admission::new(per, limit);
+        let mut calls: HashMap<String, usize> = HashMap::new();
+        let mut number = 0;
+        let mut made = 0;
+        for event in events {
+            let told = match event {
+                Event::Enter => {
+                    number += 1;
+                    if let Entry::Go(address) = state.enter(number, now) {
+                        *calls.entry(address).or_default() += 1;
+                    }
+                    Vec::new()
+                }
+                Event::Leave(which) => {
+                    let mut busy: Vec<_> = calls.iter().filter(|it| *it.1 > 0).map(|it| it.0.clone()).collect();
+                    busy.sort();
+                    match busy.get(which % busy.len().max(1)) {
+                        Some(address) => {
+                            *calls.get_mut(address).unwrap() -= 1;
+                            state.leave(address, now)
+                        }
+                        None => Vec::new(),
+                    }
+                }
+                Event::Ask => { state.ask(now); Vec::new() }
+                Event::Answered(good) if state.asked > 0 => {
+                    state.answered();
+                    made += 1;
+                    if good { state.add(&format!("made-{made}"), now) } else { Vec::new() }
+                }
+                Event::Answered(_) => Vec::new(),
+                // Seen by the watch; only those that the limit has room for.
+                Event::Add(which) if state.living() + state.asked < limit => state.add(&which.to_string(), now),
+                Event::Add(_) => Vec::new(),
+                Event::Remove(which) => { state.remove(&which.to_string()); Vec::new() }
+                Event::Late => { now += PATIENCE; Vec::new() }
+            };
+            for (_, address) in told {
+                *calls.entry(address).or_default() += 1;
+            }
+            prop_assert!(calls.values().all(|count| *count <= per));
+            prop_assert!(state.living() + state.asked <= limit);
+            let free = state.instances.values().any(|it| !it.leaving && it.calls < per);
+            prop_assert!(state.line.is_empty() || !free);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Numbers about calls. The names are Fission's: canaries and dashboards look for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    function_name: String,
+    function_namespace: String,
+    path: String,
+    method: String,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Function {
+    function_name: String,
+    function_namespace: String,
+}
+
+/// Everything that is counted.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    calls: Family<Call, Counter>,
+    errors: Family<Call, Counter>,
+    overhead: Family<Function, Histogram, fn() -> Histogram>,
+    cold_starts: Family<Function, Counter>,
+    routes: Gauge,
+}
+
+/// From 10 µs, which no call is faster than, to 10 s and more.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_01, 3.0, 14))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let calls = Family::<Call, Counter>::default();
+        let errors = Family::<Call, Counter>::default();
+        let overhead =
+            Family::<Function, Histogram, fn() -> Histogram>::new_with_constructor(buckets);
+        let cold_starts = Family::<Function, Counter>::default();
+        let routes = Gauge::default();
+        registry.register("fission_function_calls", "Calls", calls.clone());
+        registry.register(
+            "fission_function_errors",
+            "Calls answered with a status of 400 or above",
+            errors.clone(),
+        );
+        registry.register(
+            "fission_function_overhead_seconds",
+            "From a call to its being sent to an instance",
+            overhead.clone(),
+        );
+        registry.register(
+            "fission_function_cold_starts",
+            "Calls for which an instance was made",
+            cold_starts.clone(),
+        );
+        registry.register("fission_router_routes", "Routes", routes.clone());
+        Self {
+            registry: Arc::new(registry),
+            calls,
+            errors,
+            overhead,
+            cold_starts,
+            routes,
+        }
+    }
+
+    /// A call was answered. `path` is that of the trigger, not of the request: the number of
+    /// series stays that of the triggers. `overhead` is the time before it was sent to an instance.
+    #[allow(clippy::too_many_arguments)]
+    pub fn called(
+        &self,
+        namespace: &str,
+        name: &str,
+        path: &str,
+        method: &Method,
+        status: StatusCode,
+        overhead: Duration,
+        cold: bool,
+    ) {
+        let call = Call {
+            function_name: name.to_owned(),
+            function_namespace: namespace.to_owned(),
+            path: path.to_owned(),
+            method: method.to_string(),
+            code: status.as_u16(),
+        };
+        let function = Function {
+            function_name: name.to_owned(),
+            function_namespace: namespace.to_owned(),
+        };
+        if status.as_u16() >= 400 {
+            self.errors.get_or_create(&call).inc();
+        }
+        self.calls.get_or_create(&call).inc();
+        if cold {
+            self.cold_starts.get_or_create(&function).inc();
+        }
+        self.overhead
+            .get_or_create(&function)
+            .observe(overhead.as_secs_f64());
+    }
+
+    /// How many routes there are.
+    pub fn routes(&self, count: usize) {
+        self.routes.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// In the format of Prometheus.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::warn!(%error, "the metrics cannot be written");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_under_the_names_that_canaries_ask_for() {
+        let metrics = Metrics::new();
+        let call = |status, cold| {
+            let overhead = Duration::from_micros(50);
+            metrics.called("ns", "f", "/hello", &Method::GET, status, overhead, cold);
+        };
+        call(StatusCode::OK, true);
+        call(StatusCode::OK, false);
+        call(StatusCode::BAD_GATEWAY, false);
+        metrics.routes(3);
+        let text = metrics.text();
+        let labels = r#"function_name="f",function_namespace="ns",path="/hello",method="GET""#;
+        for line in [
+            format!("fission_function_calls_total{{{labels},code=\"200\"}} 2"),
+            format!("fission_function_errors_total{{{labels},code=\"502\"}} 1"),
+            r#"fission_function_cold_starts_total{function_name="f",function_namespace="ns"} 1"#
+                .to_owned(),
+            r#"fission_function_overhead_seconds_count{function_name="f",function_namespace="ns"} 3"#
+                .to_owned(),
+            "fission_router_routes 3".to_owned(),
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}\n{text}");
+        }
+    }
+}

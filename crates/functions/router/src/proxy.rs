@@ -1,0 +1,274 @@
+//! One call: a place, a connection, the request, the answer.
+//!
+//! A request is sent again only where nothing of it was sent: the connection could not be made, or
+//! was closed by the instance while it was idle.
+
+use std::sync::Arc;
+
+use farplane_functions_types::names::header;
+use http::header::{
+    CONNECTION, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::{Body, Call, Limit, Passed, Sent};
+use crate::pool::Sender;
+use crate::state::{Meta, Place, Refusal, Slot};
+
+/// Times that a call looks for another instance when it could not be sent.
+const MAX_TRIES: usize = 5;
+
+/// What of a request depends on how the function is reached.
+pub struct Target {
+    /// The function.
+    pub slot: Arc<Slot>,
+    /// Path that it sees.
+    pub path: String,
+    /// Variables of the path.
+    pub variables: Vec<(String, String)>,
+}
+
+/// An answer, and whether an instance was made for it.
+pub struct Answered {
+    /// The answer.
+    pub response: Response<Body>,
+    /// An instance was made.
+    pub cold: bool,
+    /// When the instance was given the request.
+    pub sent: Instant,
+}
+
+/// Calls a function.
+///
+/// # Errors
+/// Why there is no answer of the function.
+pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<Answered, Refusal> {
+    let meta = target.slot.meta();
+    let deadline = Instant::now() + meta.timeout;
+    // A cold call may take as long as the specialisation; its own time begins with its place.
+    let entry = Instant::now() + meta.timeout.max(meta.specialisation);
+    let upgrade = wants_upgrade(request.headers());
+    let mut request = prepare(target, &meta, request, id, upgrade)?;
+    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let limit = limit(&meta, deadline);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let place = target.slot.enter(entry).await?;
+        let cold = place.cold;
+        let deadline = if cold {
+            Instant::now() + meta.timeout
+        } else {
+            deadline
+        };
+        let peer = place.peer();
+        let (mut sender, fresh) = match peer.idle().await {
+            Some(sender) => (sender, false),
+            None => match peer.dial().await {
+                Ok(sender) => (sender, true),
+                Err(error) if tries < MAX_TRIES => {
+                    tracing::info!(%error, "an instance does not answer; trying another");
+                    place.is_dead();
+                    continue;
+                }
+                Err(error) => {
+                    place.is_dead();
+                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, error.to_string()));
+                }
+            },
+        };
+        let sent = Instant::now();
+        let answer = timeout_at(deadline, sender.try_send_request(request)).await;
+        let Ok(answer) = answer else {
+            let reason = format!(
+                "the function did not answer within its timeout of {} s",
+                meta.timeout.as_secs()
+            );
+            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, reason));
+        };
+        match answer {
+            Ok(response) => {
+                let call = Call {
+                    place,
+                    sender,
+                    peer,
+                };
+                let response = pass_on(response, call, client, limit);
+                return Ok(Answered {
+                    response,
+                    cold,
+                    sent,
+                });
+            }
+            Err(mut failed) => match failed.take_message() {
+                // Nothing was sent: the connection was closed while it was idle.
+                Some(unsent) if tries < MAX_TRIES => {
+                    request = unsent;
+                    if fresh {
+                        place.is_dead();
+                    }
+                }
+                _ => {
+                    let error = failed.into_error();
+                    let reason = format!(
+                        "the instance ended its connection before it answered ({error}); \
+                         the function's log says whether it crashed or ran out of memory"
+                    );
+                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, reason));
+                }
+            },
+        }
+    }
+}
+
+fn limit(meta: &Meta, deadline: Instant) -> Limit {
+    let Some(streaming) = &meta.streaming else {
+        return Limit::At(deadline);
+    };
+    let seconds = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+    let idle = seconds(streaming.idle_timeout_seconds)
+        .filter(|&it| it > 0)
+        .unwrap_or(60);
+    let most = seconds(streaming.max_duration_seconds).filter(|&it| it > 0);
+    let last = most.map(|most| Instant::now() + std::time::Duration::from_secs(most));
+    Limit::Idle(std::time::Duration::from_secs(idle), last)
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.to_lowercase().contains("upgrade"))
+}
+
+/// The request as the function sees it.
+fn prepare(
+    target: &Target,
+    meta: &Meta,
+    request: Request<Sent>,
+    id: &str,
+    upgrade: bool,
+) -> Result<Request<Sent>, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let query = parts.uri.query();
+    let whole = match query {
+        Some(query) => format!("{}?{query}", target.path),
+        None => target.path.clone(),
+    };
+    let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "the path cannot be passed on");
+    let full = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let full = HeaderValue::from_str(full).map_err(|_| bad(()))?;
+    parts.uri = Uri::builder()
+        .path_and_query(whole)
+        .build()
+        .map_err(|_| bad(()))?;
+    strip(&mut parts.headers, upgrade);
+    let headers = &mut parts.headers;
+    // Nobody but the router says these.
+    let own: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(header::PARAMS))
+        .cloned()
+        .collect();
+    for name in own {
+        headers.remove(name);
+    }
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(header::FUNCTION_UID, &meta.key.uid);
+    set(header::FUNCTION_NAME, &meta.key.name);
+    set(header::FUNCTION_NAMESPACE, &meta.key.namespace);
+    set(header::FUNCTION_RESOURCE_VERSION, &meta.resource_version);
+    set(header::REQUEST_ID, id);
+    headers.insert(header::FULL_URL, full);
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.entry("x-forwarded-host").or_insert(host);
+    }
+    for (name, value) in &target.variables {
+        let name = HeaderName::try_from(format!("{}{name}", header::PARAMS));
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Takes away what is between two neighbours only.
+fn strip(headers: &mut HeaderMap, upgrade: bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .filter(|name| !(upgrade && *name == UPGRADE))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+    ] {
+        headers.remove(name);
+    }
+    for name in [TE, TRAILER, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
+}
+
+fn pass_on(
+    mut response: Response<Incoming>,
+    call: Call,
+    client: Option<hyper::upgrade::OnUpgrade>,
+    limit: Limit,
+) -> Response<Body> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = client
+    {
+        let instance = hyper::upgrade::on(&mut response);
+        let Call { place, sender, .. } = call;
+        tokio::spawn(join(client, instance, place, sender));
+        let (parts, _) = response.into_parts();
+        return Response::from_parts(parts, Body::Text(None));
+    }
+    let (mut parts, body) = response.into_parts();
+    strip(&mut parts.headers, false);
+    Response::from_parts(parts, Passed::new(body, call, limit))
+}
+
+/// A WebSocket: bytes both ways until one side ends. The place is taken all the while.
+async fn join(
+    client: hyper::upgrade::OnUpgrade,
+    instance: hyper::upgrade::OnUpgrade,
+    place: Place,
+    sender: Sender,
+) {
+    let joined = async {
+        let (client, instance) = tokio::try_join!(client, instance)?;
+        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
+        tokio::io::copy_bidirectional(&mut client, &mut instance).await?;
+        Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    if let Err(error) = joined.await {
+        tracing::debug!(%error, "an upgraded connection ended");
+    }
+    drop((place, sender));
+}

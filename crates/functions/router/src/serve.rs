@@ -1,0 +1,424 @@
+//! The listeners: public, internal, metrics and probes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farplane_functions_types::names::header;
+use farplane_functions_types::wire::Failure;
+use farplane_functions_types::{CorsConfig, auth};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, VARY,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::{Body, Sent};
+use crate::proxy::{self, Target};
+use crate::route::{self, Found, Matched, Route};
+use crate::router::{Router, read};
+use crate::state::Refusal;
+
+/// How long a client may take to send a request's head.
+const HEAD: Duration = Duration::from_secs(60);
+/// Largest body of an internal call, in bytes.
+const MAX_INTERNAL_BODY: usize = 16 << 20;
+/// How long calls may run on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(80);
+const OWN_PATHS: [&str; 3] = ["/router-healthz", "/readyz", "/_version"];
+
+/// Which listener a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Everybody.
+    Public,
+    /// Parts of the platform.
+    Internal,
+    /// Probes and metrics.
+    Metrics,
+}
+
+/// Serves until the shutdown, then lets calls come to their end.
+pub async fn serve(
+    router: Arc<Router>,
+    listener: TcpListener,
+    door: Door,
+    shutdown: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    connections.spawn(connection(router.clone(), socket, door, shutdown.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    // Out of file descriptors, most likely: some must be closed first.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+        }
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("calls that are still running are cut");
+    }
+}
+
+async fn connection(
+    router: Arc<Router>,
+    socket: TcpStream,
+    door: Door,
+    shutdown: CancellationToken,
+) {
+    // Only speed is lost without.
+    _ = socket.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(answer(&router, door, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+async fn answer(router: &Router, door: Door, request: Request<Incoming>) -> Response<Body> {
+    match door {
+        Door::Public => public(router, request).await,
+        Door::Internal => internal(router, request).await,
+        Door::Metrics => probes(router, request.uri().path()),
+    }
+}
+
+fn probes(router: &Router, path: &str) -> Response<Body> {
+    match path {
+        "/healthz" => text(StatusCode::OK, "ok"),
+        "/readyz" if router.is_ready() => text(StatusCode::OK, "ok"),
+        "/readyz" => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "routes are still being read",
+        ),
+        "/metrics" => text(StatusCode::OK, router.metrics.text()),
+        _ => text(StatusCode::NOT_FOUND, "there is no such path"),
+    }
+}
+
+async fn public(router: &Router, request: Request<Incoming>) -> Response<Body> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let host = host(&request);
+    if OWN_PATHS.contains(&path.as_str()) {
+        return own(router, &path);
+    }
+    let origin = request.headers().get(ORIGIN).cloned();
+    let found = read(&router.table).find(&method, &host, &path);
+    match found {
+        Found::Route(matched) => {
+            let cors = matched.route.cors.clone();
+            let mut response = call(router, matched, request).await;
+            let headers = response.headers_mut();
+            headers.insert(
+                "x-content-type-options",
+                HeaderValue::from_static("nosniff"),
+            );
+            headers.append(VARY, HeaderValue::from_static("Origin"));
+            if let (Some(cors), Some(origin)) = (cors, origin) {
+                allow_origin(&cors, &origin, response.headers_mut());
+            }
+            response
+        }
+        Found::OtherMethods(routes) if method == Method::OPTIONS && origin.is_some() => {
+            preflight(&routes, request.headers())
+        }
+        Found::OtherMethods(_) => refused(
+            &request_id(&request),
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no route takes this method at this path",
+            ),
+        ),
+        Found::Nothing if path == "/" && method == Method::GET => text(StatusCode::OK, ""),
+        Found::Nothing => refused(
+            &request_id(&request),
+            Refusal::new(StatusCode::NOT_FOUND, "no route takes this path"),
+        ),
+    }
+}
+
+fn own(router: &Router, path: &str) -> Response<Body> {
+    match path {
+        "/_version" => {
+            let version = serde_json::json!({
+                "GitVersion": format!("v{}", router.settings.version),
+                "Version": router.settings.version,
+                "platform": "farplane",
+            });
+            json(StatusCode::OK, &version)
+        }
+        "/readyz" if !router.is_ready() => probes(router, path),
+        _ => text(StatusCode::OK, ""),
+    }
+}
+
+async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    if OWN_PATHS.contains(&path.as_str()) {
+        return own(router, &path);
+    }
+    let id = request_id(&request);
+    let request = match admitted(router, request).await {
+        Ok(request) => request,
+        Err(refusal) => return refused(&id, refusal),
+    };
+    let known = |namespace: &str, name: &str| router.function(namespace, name).is_some();
+    let target = route::internal(&path, known);
+    let slot = target.and_then(|(namespace, name, _label, rest)| {
+        Some((router.function(&namespace, &name)?, rest))
+    });
+    let Some((slot, path)) = slot else {
+        let mut response = refused(
+            &id,
+            Refusal::new(StatusCode::NOT_FOUND, "there is no such function"),
+        );
+        response
+            .headers_mut()
+            .insert(header::ROUTE_MISS, HeaderValue::from_static("true"));
+        return response;
+    };
+    let target = Target {
+        slot,
+        path,
+        variables: Vec::new(),
+    };
+    run(router, &target, "", request, &id).await
+}
+
+/// Internal calls are signed, over their body too: it is read whole before it is passed on.
+async fn admitted(router: &Router, request: Request<Incoming>) -> Result<Request<Sent>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let read = Limited::new(body, MAX_INTERNAL_BODY).collect().await;
+    let body = read
+        .map_err(|_| {
+            Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body broke off or is too large",
+            )
+        })?
+        .to_bytes();
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    router
+        .internal_key
+        .verify(
+            parts.method.as_str(),
+            target,
+            &body,
+            &parts.headers,
+            auth::now(),
+        )
+        .map_err(|refusal| Refusal::new(StatusCode::UNAUTHORIZED, refusal.to_string()))?;
+    Ok(Request::from_parts(parts, Sent::Whole(Full::new(body))))
+}
+
+async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> Response<Body> {
+    let id = request_id(&request);
+    let Matched {
+        route,
+        path,
+        variables,
+    } = matched;
+    let Some(slot) = router.resolve(&route.namespace, &route.function) else {
+        let reason = format!(
+            "route {}/{} leads to function {}, which does not exist",
+            route.namespace, route.trigger, route.function.name
+        );
+        return refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
+    };
+    let public_path = request.uri().path().to_owned();
+    let target = Target {
+        slot,
+        path,
+        variables,
+    };
+    run(
+        router,
+        &target,
+        &public_path,
+        request.map(Sent::Client),
+        &id,
+    )
+    .await
+}
+
+async fn run(
+    router: &Router,
+    target: &Target,
+    path: &str,
+    request: Request<Sent>,
+    id: &str,
+) -> Response<Body> {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let meta = target.slot.meta();
+    let (response, overhead, cold) = match proxy::call(target, request, id).await {
+        Ok(answered) => (answered.response, answered.sent - began, answered.cold),
+        Err(refusal) => (refused(id, refusal), began.elapsed(), false),
+    };
+    let status = response.status();
+    router.metrics.called(
+        &meta.key.namespace,
+        &meta.key.name,
+        path,
+        &method,
+        status,
+        overhead,
+        cold,
+    );
+    response
+}
+
+fn host<B>(request: &Request<B>) -> String {
+    let header = request
+        .headers()
+        .get(HOST)
+        .and_then(|value| value.to_str().ok());
+    header
+        .or_else(|| request.uri().host())
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn request_id<B>(request: &Request<B>) -> String {
+    let given = request
+        .headers()
+        .get(header::REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    match given {
+        Some(id) if (1..=128).contains(&id.len()) => id.to_owned(),
+        _ => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+fn refused(id: &str, refusal: Refusal) -> Response<Body> {
+    let Refusal { status, failure } = refusal;
+    tracing::info!(%status, component = failure.component, reason = failure.reason, id, "refused");
+    let component = HeaderValue::from_str(&failure.component);
+    let failure = Failure {
+        request_id: id.to_owned(),
+        ..failure
+    };
+    let mut response = json(status, &failure);
+    if let Ok(component) = component {
+        response.headers_mut().insert(header::COMPONENT, component);
+    }
+    response
+}
+
+fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::text(text));
+    *response.status_mut() = status;
+    response
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = text(status, body);
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// Whether scripts of this origin may read answers.
+fn allows(cors: &CorsConfig, origin: &HeaderValue) -> bool {
+    let origin = origin.to_str().unwrap_or_default();
+    cors.allow_origins
+        .iter()
+        .any(|one| one == "*" || one.eq_ignore_ascii_case(origin))
+}
+
+fn allow_origin(cors: &CorsConfig, origin: &HeaderValue, headers: &mut HeaderMap) {
+    if !allows(cors, origin) {
+        return;
+    }
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if cors.allow_credentials {
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
+    }
+    if let Ok(list) = HeaderValue::from_str(&cors.expose_headers.join(", "))
+        && !list.is_empty()
+    {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, list);
+    }
+}
+
+/// A browser asks before it sends. Without a corsConfig no other origin may.
+fn preflight(routes: &[Arc<Route>], asked: &HeaderMap) -> Response<Body> {
+    let origin = asked.get(ORIGIN);
+    let method = asked
+        .get(ACCESS_CONTROL_REQUEST_METHOD)
+        .and_then(|it| it.to_str().ok());
+    let route = routes.iter().find(|route| {
+        method.is_none_or(|wanted| route.methods.iter().any(|it| it.as_str() == wanted))
+    });
+    let cors = route.and_then(|route| Some((route, route.cors.as_ref()?)));
+    let Some(((route, cors), origin)) = cors
+        .zip(origin)
+        .filter(|((_, cors), origin)| allows(cors, origin))
+    else {
+        return text(StatusCode::FORBIDDEN, "this origin may not call this route");
+    };
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    allow_origin(cors, origin, headers);
+    let methods = if cors.allow_methods.is_empty() {
+        route.methods.iter().map(Method::to_string).collect()
+    } else {
+        cors.allow_methods.clone()
+    };
+    let mut set = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value)
+            && !value.is_empty()
+        {
+            headers.insert(name, value);
+        }
+    };
+    set(ACCESS_CONTROL_ALLOW_METHODS, methods.join(", "));
+    set(ACCESS_CONTROL_ALLOW_HEADERS, cors.allow_headers.join(", "));
+    if let Some(IntOrString::Int(seconds)) = cors.max_age {
+        set(ACCESS_CONTROL_MAX_AGE, seconds.to_string());
+    }
+    response
+}

@@ -1,0 +1,45 @@
+//! What the router is told, and why it cannot run.
+
+use std::net::SocketAddr;
+
+/// What the router is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where everybody may call routes.
+    pub public: SocketAddr,
+    /// Where the platform's own parts call any function.
+    pub internal: SocketAddr,
+    /// Where metrics and probes are told.
+    pub metrics: SocketAddr,
+    /// Address of the executor, `http://...`.
+    pub executor_url: String,
+    /// Namespace of the platform.
+    pub namespace: String,
+    /// Name of this Pod.
+    pub pod_name: String,
+    /// The master secret.
+    pub secret: Vec<u8>,
+    /// Version that `/_version` tells.
+    pub version: String,
+}
+
+/// Why the router cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken.
+    #[error("failed to listen at {address}: {source}; `ss -ltnp` shows who does")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No address of the executor.
+    #[error("the executor's address {url:?} cannot be used: {reason}")]
+    ExecutorUrl {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+}
