@@ -24,11 +24,15 @@ mod objects;
 mod pod;
 mod pods;
 mod pools;
+#[cfg(test)]
+mod real_api_tests;
 mod revision;
 mod serve;
 mod settings;
 mod state;
 mod tenants;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 mod world;
 
