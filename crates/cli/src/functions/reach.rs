@@ -1,7 +1,9 @@
 //! Requests to parts of the platform, from wherever `kubectl` works.
 //!
 //! A connection goes through the API server's port-forward to a ready Pod of the part, and
-//! every request is signed with the key of its service.
+//! every request is signed with the key of its service. As with Fission's command,
+//! `$FISSION_ROUTER_INTERNAL_URL` and `$FISSION_STORAGESVC_URL` name a part that can be dialled
+//! straight, and `$FISSION_INTERNAL_AUTH_SECRET` the secret.
 
 use std::time::Duration;
 
@@ -13,11 +15,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderMap;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use tokio::net::TcpStream;
 
 use super::platform;
 use crate::failure::Failure;
@@ -46,6 +49,13 @@ impl Part<'_> {
         match self {
             Self::Router => port::ROUTER_INTERNAL,
             Self::Storage(_) => port::STORAGE,
+        }
+    }
+
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Router => "FISSION_ROUTER_INTERNAL_URL",
+            Self::Storage(_) => "FISSION_STORAGESVC_URL",
         }
     }
 
@@ -85,14 +95,23 @@ pub(crate) struct Ask {
 
 /// Sends one request to a part and gives the head of the answer; its body comes as it comes.
 pub(crate) async fn send(client: &Client, part: Part<'_>, ask: Ask) -> Result<Response<Incoming>> {
-    let secret = platform::secret(client).await?;
+    let secret = match said("FISSION_INTERNAL_AUTH_SECRET") {
+        Some(secret) => secret.into_bytes(),
+        None => platform::secret(client).await?,
+    };
     let key = Key::derived(&secret, part.service(), part.namespace());
     let request = request(part, ask, &key)?;
-    let mut sender = tokio::time::timeout(CONNECT, connect(client, part))
+    let connecting = async {
+        match said(part.variable()) {
+            Some(url) => dial(part, &url).await,
+            None => connect(client, part).await,
+        }
+    };
+    let mut sender = tokio::time::timeout(CONNECT, connecting)
         .await
         .map_err(|_| {
             Failure::NotReady(format!(
-                "the {} cannot be reached within {} s through the cluster's API server; `farplane functions status` tells how it is",
+                "the {} cannot be reached within {} s; `farplane functions status` tells how it is",
                 part.label(),
                 CONNECT.as_secs()
             ))
@@ -120,6 +139,38 @@ fn request(part: Part<'_>, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> 
         .map_err(|error| Failure::Usage(format!("{:?} is no path: {error}", ask.target)))?;
     request.headers_mut().extend(ask.headers);
     Ok(request)
+}
+
+/// A variable of the environment that says something.
+fn said(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A connection to an address that was named.
+async fn dial(part: Part<'_>, url: &str) -> Result<SendRequest<Full<Bytes>>> {
+    let wrong = || {
+        Failure::Usage(format!(
+            "${} is {url:?}, which is no address such as http://127.0.0.1:8889",
+            part.variable()
+        ))
+    };
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let host = uri.host().ok_or_else(wrong)?;
+    if uri.scheme_str() != Some("http") {
+        return Err(wrong().into());
+    }
+    let words = || format!("reach the {} at {url}", part.label());
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+        .await
+        .with_context(words)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .with_context(words)?;
+    tokio::spawn(async move {
+        // The answer tells what went wrong.
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// A connection to a ready Pod of the part.
