@@ -1,10 +1,13 @@
 //! Which trigger a request belongs to: a table that is changed one trigger at a time. Pure.
 //!
 //! Order: an exact path, then a path with variables (the one with more fixed text first), then
-//! the longest prefix. Of triggers that want the same, the older one has it; the other one says
+//! the longest prefix; at one path those for one host before those for any. Of triggers that want
+//! the same, the older one has it; the other one says
 //! so in its status and takes over when the first goes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use farplane_functions_types::{CorsConfig, FunctionReference, HTTPTrigger};
@@ -42,6 +45,8 @@ pub struct Route {
     pub function: FunctionReference,
     /// Requests of other origins.
     pub cors: Option<CorsConfig>,
+    /// Path or prefix as the trigger has it.
+    pub path: String,
     /// Answered with 202 at once.
     pub is_async: bool,
     /// Methods it takes; never empty.
@@ -111,14 +116,20 @@ impl Route {
             .collect();
         let created = trigger.creation_timestamp();
         let age = created.map_or(0, |time| time.0.as_millisecond());
+        let path = if prefix.is_empty() {
+            spec.relative_url.as_str()
+        } else {
+            prefix
+        };
         Ok(Self {
+            path: path.to_owned(),
             namespace: trigger.namespace().unwrap_or_default(),
             trigger: trigger.name_any(),
             function: spec.function_ref.clone(),
             cors: spec.cors_config.clone(),
             is_async: spec.invocation_mode == "async",
             methods: methods?,
-            host: spec.host.to_lowercase(),
+            host: bare_host(&spec.host),
             pattern,
             keep_prefix: spec.keep_prefix,
             age: (age, trigger.uid().unwrap_or_default()),
@@ -127,6 +138,11 @@ impl Route {
 
     fn takes(&self, method: &Method, host: &str) -> bool {
         self.methods.contains(method) && self.is_for(host)
+    }
+
+    /// Order at one path: those for one host first, then the older ones.
+    fn order(&self) -> (bool, &(i64, String)) {
+        (self.host.is_empty(), &self.age)
     }
 
     fn is_for(&self, host: &str) -> bool {
@@ -164,7 +180,7 @@ pub struct Table {
     exact: HashMap<String, Vec<Arc<Route>>>,
     /// Most fixed text first.
     templates: Vec<Arc<Route>>,
-    prefixes: BTreeMap<String, Vec<Arc<Route>>>,
+    prefixes: HashMap<String, Vec<Arc<Route>>>,
 }
 
 impl Table {
@@ -199,8 +215,7 @@ impl Table {
                     _ => 0,
                 };
                 let at = self.templates.partition_point(|other| {
-                    (std::cmp::Reverse(order(other)), &other.age)
-                        < (std::cmp::Reverse(*fixed), &route.age)
+                    (Reverse(order(other)), other.order()) < (Reverse(*fixed), route.order())
                 });
                 self.templates.insert(at, route.clone());
             }
@@ -240,10 +255,10 @@ impl Table {
 
     /// Finds the trigger of a request.
     pub fn find(&self, method: &Method, host: &str, path: &str) -> Found {
-        let host = host
-            .rsplit_once(':')
-            .map_or(host, |(name, _)| name)
-            .to_lowercase();
+        let host = bare_host(host);
+        let sent = path;
+        let decoded = decode(sent);
+        let path: &str = &decoded;
         let mut others: Vec<Arc<Route>> = Vec::new();
         let pick = |list: &[Arc<Route>], others: &mut Vec<Arc<Route>>| {
             let found = list
@@ -295,16 +310,12 @@ impl Table {
             if let Some(list) = self.prefixes.get(prefix)
                 && let Some(route) = pick(list, &mut others)
             {
-                let rest = if route.keep_prefix {
-                    path
+                let path = if route.keep_prefix {
+                    sent
                 } else {
-                    &path[end..]
-                };
-                let path = if rest.starts_with('/') {
-                    rest.to_owned()
-                } else {
-                    format!("/{rest}")
-                };
+                    below(sent, prefix)
+                }
+                .to_owned();
                 return Found::Route(Matched {
                     route,
                     path,
@@ -348,8 +359,53 @@ impl Table {
 }
 
 fn by_age(list: &mut Vec<Arc<Route>>, route: Arc<Route>) {
-    let at = list.partition_point(|other| other.age < route.age);
+    let at = list.partition_point(|other| other.order() < route.order());
     list.insert(at, route);
+}
+
+/// A host without its port, in lower case.
+fn bare_host(host: &str) -> String {
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    bare.to_ascii_lowercase()
+}
+
+/// What is left of a path as it was sent, below a prefix of the decoded one.
+fn below<'a>(sent: &'a str, prefix: &str) -> &'a str {
+    // Slashes are never decoded, so both have the same.
+    let depth = prefix.matches('/').count();
+    sent.match_indices('/')
+        .nth(depth)
+        .map_or("/", |(at, _)| &sent[at..])
+}
+
+/// Takes `%xx` out of a path, but for `%2F`: a slash that is a part of a segment stays one.
+fn decode(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = (bytes[at] == b'%')
+            .then(|| path.get(at + 1..at + 3))
+            .flatten();
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if byte != b'/' => {
+                decoded.push(byte);
+                at += 3;
+            }
+            _ => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    // Bytes that are no text fit no route by another spelling.
+    String::from_utf8(decoded).map_or(Cow::Borrowed(path), Cow::Owned)
 }
 
 /// `/a/{name}/{id:[0-9]+}`; without variables it is an exact path.
@@ -375,10 +431,10 @@ fn template(text: &str) -> Result<Pattern, Invalid> {
             Some((name, wanted)) => (name, wanted),
             None => (&after[1..close], "[^/]+"),
         };
-        if name.is_empty() {
-            return fail("a variable has no name");
+        if name.is_empty() || wanted.is_empty() {
+            return fail("a variable needs a name, and after a colon an expression");
         }
-        expression.push_str(&format!("(?P<v{}>{wanted})", names.len()));
+        expression.push_str(&format!("(?P<v{}>(?:{wanted}))", names.len()));
         names.push(name.to_owned());
         rest = &after[close + 1..];
     }

@@ -127,14 +127,14 @@ fn methods_and_hosts_are_asked() {
             json!({"relativeurl": "/a", "methods": ["post", "PUT"]}),
         ),
         ("host", json!({"relativeurl": "/a", "host": "Example.com"})),
-        ("prefix", json!({"prefix": "/", "method": "DELETE"})),
+        ("prefix", json!({"prefix": "/a", "method": "DELETE"})),
     ]);
     assert_eq!(get(&table, "/a"), "any /");
     assert_eq!(find(&table, "POST", "x", "/a"), "post /");
     // The one for this host only comes first, though it is younger.
     assert_eq!(find(&table, "GET", "EXAMPLE.com:8080", "/a"), "host /");
-    assert_eq!(find(&table, "DELETE", "[::1]", "/a"), "prefix /a");
-    assert_eq!(find(&table, "PATCH", "x", "/a"), "3 others");
+    assert_eq!(find(&table, "DELETE", "[::1]:80", "/a/b"), "prefix /b");
+    assert_eq!(find(&table, "PATCH", "Example.com", "/a"), "4 others");
 }
 
 #[test]

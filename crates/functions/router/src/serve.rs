@@ -264,20 +264,13 @@ async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> 
         );
         return refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
     };
-    let public_path = request.uri().path().to_owned();
+
     let target = Target {
         slot,
         path,
         variables,
     };
-    run(
-        router,
-        &target,
-        &public_path,
-        request.map(Sent::Client),
-        &id,
-    )
-    .await
+    run(router, &target, &route.path, request.map(Sent::Client), &id).await
 }
 
 async fn run(
