@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::Cache;
 use crate::components::Components;
+use crate::environments::Languages;
 use crate::images::Images;
 use crate::progress;
 use crate::{artifacts, environments, images, registry};
@@ -33,7 +34,13 @@ const OWN: &[&str] = &["farplane", "farplane-agent", "farplane-hub"];
 ///
 /// # Errors
 /// The first step that fails.
-pub fn build(root: &Path, cache: &Cache, components: &Components, own: &Path) -> Result<()> {
+pub fn build(
+    root: &Path,
+    cache: &Cache,
+    components: &Components,
+    own: &Path,
+    languages: &Languages,
+) -> Result<()> {
     let mut images = images::build(root, cache, components, own)?;
     let artifacts = artifacts::build(cache, components, &images)?;
     let index = serde_json::to_vec_pretty(&artifacts).context("encode the index of artifacts")?;
@@ -43,7 +50,7 @@ pub fn build(root: &Path, cache: &Cache, components: &Components, own: &Path) ->
         .collect();
     images.extend([images::artifact_server(cache, own, &files, &index)?]);
 
-    let pulled = environments::build(root, cache, own)?;
+    let pulled = environments::images(cache, own, languages)?;
 
     let dist = root.join("dist");
     registry::lay_out(&dist.join("registry"), &pulled)?;

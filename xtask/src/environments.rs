@@ -87,34 +87,99 @@ impl Environment {
     }
 }
 
-/// What all languages share.
-struct Shared<'a> {
-    cache: &'a Cache,
-    debian: Debian<'a>,
-    base: Layer,
-    program: Layer,
+/// A language that is installed: layers of its images but for our program.
+struct Language {
+    environment: Environment,
+    runtime: Vec<Layer>,
+    builder: Option<Vec<Layer>>,
+    files: Layer,
 }
 
-/// Builds all images.
+/// Every language, by name.
+pub struct Languages(BTreeMap<String, Language>);
+
+/// Installs the packages of every language. Takes none of our programs, so it can go on while
+/// they are built.
 ///
 /// # Errors
 /// When an environment is described wrongly or a root cannot be made.
-pub fn build(root: &Path, cache: &Cache, binaries: &Path) -> Result<Vec<Image>> {
+pub fn install(root: &Path, cache: &Cache) -> Result<Languages> {
     let versions = Versions::read(root)?;
-    let mut program = Tree::default();
-    program.file(&format!("{BIN}/{PROGRAM}"), binaries.join(PROGRAM), 0o755);
     let debian = Debian {
         cache,
         suite: versions.get("debian")?,
     };
-    let shared = Shared {
-        cache,
-        base: debian.base()?,
-        debian,
-        program: Layer::of_tree(cache, PROGRAM, &program)?,
+    let queue = Mutex::new(folders(&root.join("environments"))?);
+    let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
+    let base = debian.base()?;
+    let work = || {
+        let mut made = BTreeMap::new();
+        while let Some(folder) = next() {
+            let language = Language::install(&debian, &base, &folder)
+                .with_context(|| format!("install what {} asks for", folder.display()))?;
+            made.insert(language.environment.name.clone(), language);
+        }
+        Ok(made)
     };
-    let mut images = vec![shared.functions()?];
-    images.extend(shared.all(folders(&root.join("environments"))?)?);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+        let mut all = BTreeMap::new();
+        for worker in workers {
+            let made: Result<BTreeMap<_, _>> = worker
+                .join()
+                .map_err(|_| anyhow!("a worker of the images panicked"))?;
+            all.extend(made?);
+        }
+        Ok(Languages(all))
+    })
+}
+
+/// Images of our program and of every language.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub fn images(cache: &Cache, binaries: &Path, languages: &Languages) -> Result<Vec<Image>> {
+    let (mut program, mut users, mut build) = (Tree::default(), Tree::default(), Tree::default());
+    program.file(&format!("{BIN}/{PROGRAM}"), binaries.join(PROGRAM), 0o755);
+    users.text("etc/passwd", PASSWD, 0o644);
+    // What builders run unless an Environment says another command.
+    build.link(&format!("{BIN}/build"), &format!("/{PLACE}/build"));
+    let program = Layer::of_tree(cache, PROGRAM, &program)?;
+    let users = Layer::of_tree(cache, "users", &users)?;
+    let build = Layer::of_tree(cache, "build", &build)?;
+
+    let start = [format!("/{BIN}/{PROGRAM}")];
+    let layers = [users, program.clone()];
+    let mut images = vec![Image::new(
+        cache,
+        "functions",
+        "",
+        &config(&start),
+        &layers,
+    )?];
+    for (name, language) in &languages.0 {
+        let version = language.environment.version.to_string();
+        let mut layers = language.runtime.clone();
+        layers.push(language.files.clone());
+        images.push(Image::new(
+            cache,
+            &format!("{name}-env"),
+            &version,
+            &config(&language.environment.command),
+            &layers,
+        )?);
+        if let Some(mut layers) = language.builder.clone() {
+            layers.extend([program.clone(), build.clone(), language.files.clone()]);
+            let start = [start[0].clone(), "builder".to_owned()];
+            images.push(Image::new(
+                cache,
+                &format!("{name}-builder"),
+                &version,
+                &config(&start),
+                &layers,
+            )?);
+        }
+    }
     Ok(images)
 }
 
@@ -136,97 +201,27 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-impl Shared<'_> {
-    fn functions(&self) -> Result<Image> {
-        let mut users = Tree::default();
-        users.text("etc/passwd", PASSWD, 0o644);
-        let users = Layer::of_tree(self.cache, "users", &users)?;
-        let config = config(&[format!("/{BIN}/{PROGRAM}")]);
-        let layers = [users, self.program.clone()];
-        Image::new(self.cache, "functions", "", &config, &layers)
-    }
-
-    /// Images of every language, sorted by name.
-    fn all(&self, folders: Vec<PathBuf>) -> Result<Vec<Image>> {
-        let queue = Mutex::new(folders);
-        let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
-        let work = || {
-            let mut made = BTreeMap::new();
-            while let Some(folder) = next() {
-                let images = self
-                    .one(&folder)
-                    .with_context(|| format!("images of {}", folder.display()))?;
-                made.insert(folder, images);
-            }
-            Ok(made)
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
-            let mut all = BTreeMap::new();
-            for worker in workers {
-                let made: Result<BTreeMap<_, _>> = worker
-                    .join()
-                    .map_err(|_| anyhow!("a worker of the images panicked"))?;
-                all.extend(made?);
-            }
-            Ok(all.into_values().flatten().collect())
-        })
-    }
-
-    fn one(&self, folder: &Path) -> Result<Vec<Image>> {
+impl Language {
+    fn install(debian: &Debian<'_>, base: &Layer, folder: &Path) -> Result<Self> {
         let environment = Environment::read(folder)?;
-        let name = environment.name.as_str();
-        let version = environment.version.to_string();
-        let files = Layer::of_tree(self.cache, name, &environment.tree(folder)?)?;
-        let mut layers = vec![self.base.clone()];
-        self.install(&format!("{name}-env"), &mut layers, &environment.packages)?;
-        let runtime = [layers.as_slice(), std::slice::from_ref(&files)].concat();
-        let mut images = vec![Image::new(
-            self.cache,
-            &format!("{name}-env"),
-            &version,
-            &config(&environment.command),
-            &runtime,
-        )?];
-        if let Some(packages) = &environment.builder_packages {
-            let name = format!("{name}-builder");
-            self.install(&name, &mut layers, packages)?;
-            layers.extend([self.program.clone(), files]);
-            if let Some(link) = self.build_command(&environment)? {
-                layers.push(link);
+        let name = &environment.name;
+        let add = |name: String, below: &[Layer], packages: &[String]| {
+            let mut layers = below.to_vec();
+            if !packages.is_empty() {
+                layers.push(debian.add(&name, below, packages)?);
             }
-            let command = [format!("/{BIN}/{PROGRAM}"), "builder".to_owned()];
-            images.push(Image::new(
-                self.cache,
-                &name,
-                &version,
-                &config(&command),
-                &layers,
-            )?);
-        }
-        Ok(images)
-    }
-
-    fn install(&self, name: &str, layers: &mut Vec<Layer>, packages: &[String]) -> Result<()> {
-        if !packages.is_empty() {
-            let layer = self.debian.add(name, layers, packages)?;
-            layers.push(layer);
-        }
-        Ok(())
-    }
-
-    /// Builders run `build` unless an Environment says another command.
-    fn build_command(&self, environment: &Environment) -> Result<Option<Layer>> {
-        if !environment
-            .files
-            .iter()
-            .any(|file| file == Path::new("build"))
-        {
-            return Ok(None);
-        }
-        let mut tree = Tree::default();
-        tree.link(&format!("{BIN}/build"), &format!("/{PLACE}/build"));
-        Layer::of_tree(self.cache, "build", &tree).map(Some)
+            anyhow::Ok(layers)
+        };
+        let below = std::slice::from_ref(base);
+        let runtime = add(format!("{name}-env"), below, &environment.packages)?;
+        let builder = environment.builder_packages.as_ref();
+        let builder = builder.map(|packages| add(format!("{name}-builder"), &runtime, packages));
+        Ok(Self {
+            builder: builder.transpose()?,
+            runtime,
+            files: Layer::of_tree(debian.cache, name, &environment.tree(folder)?)?,
+            environment,
+        })
     }
 }
 

@@ -29,7 +29,7 @@ mod versions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::cache::Cache;
@@ -164,7 +164,14 @@ fn run(task: Task) -> Result<()> {
 
 /// Builds everything and lays it out in `dist/`.
 fn build(root: &Path, cache: &Cache, given: Option<&Path>, own: &Own) -> Result<()> {
-    let components = components::build(root, cache, given, &[])?;
-    let own = own.build(root, cache)?;
-    dist::build(root, cache, &components, &own)
+    std::thread::scope(|scope| {
+        // Installing waits for downloads and disks where compiling needs the processors.
+        let languages = scope.spawn(|| environments::install(root, cache));
+        let components = components::build(root, cache, given, &[])?;
+        let own = own.build(root, cache)?;
+        let languages = languages
+            .join()
+            .map_err(|_| anyhow!("the images of languages panicked"))??;
+        dist::build(root, cache, &components, &own, &languages)
+    })
 }
