@@ -2,8 +2,8 @@
 //!
 //! A language is a folder `environments/<name>` with `environment.json`; nothing here knows
 //! one. Its runtime is the shared Debian base, the language's packages and its own files in
-//! `/opt/environment`; its builder has further packages and our program, which answers to the
-//! platform and runs `build` there.
+//! `/opt/environment`; its builder has further packages and the language's `build` as a command.
+//! Our program, which runs that for the platform, is brought to builders by the platform.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -66,6 +66,12 @@ impl Environment {
                 .all(|part| matches!(part, Component::Normal(_)));
             ensure!(is_plain, "{} names {}", path.display(), file.display());
         }
+        let has_build = environment.files.iter().any(|it| it == Path::new("build"));
+        ensure!(
+            environment.builder_packages.is_none() || has_build,
+            "{} has builderPackages, but no file build for its builder to run",
+            path.display()
+        );
         Ok(environment)
     }
 
@@ -87,7 +93,7 @@ impl Environment {
     }
 }
 
-/// A language that is installed: layers of its images but for our program.
+/// A language that is installed, as layers of its images.
 struct Language {
     environment: Environment,
     runtime: Vec<Layer>,
@@ -149,7 +155,7 @@ pub fn images(cache: &Cache, binaries: &Path, languages: &Languages) -> Result<V
     let build = Layer::of_tree(cache, "build", &build)?;
 
     let start = [format!("/{BIN}/{PROGRAM}")];
-    let layers = [users, program.clone()];
+    let layers = [users, program];
     let mut images = vec![Image::new(
         cache,
         "functions",
@@ -169,13 +175,12 @@ pub fn images(cache: &Cache, binaries: &Path, languages: &Languages) -> Result<V
             &layers,
         )?);
         if let Some(mut layers) = language.builder.clone() {
-            layers.extend([program.clone(), build.clone(), language.files.clone()]);
-            let start = [start[0].clone(), "builder".to_owned()];
+            layers.extend([build.clone(), language.files.clone()]);
             images.push(Image::new(
                 cache,
                 &format!("{name}-builder"),
                 &version,
-                &config(&start),
+                &config(&[format!("/{BIN}/build")]),
                 &layers,
             )?);
         }
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn files_outside_of_the_folder_are_refused() {
+    fn wrong_descriptions_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("odd");
         fs::create_dir(&folder).unwrap();
@@ -265,5 +270,13 @@ mod tests {
         assert!(read("odd", "../secret").is_err());
         assert!(read("odd", "/etc/passwd").is_err());
         assert!(read("other", "server").is_err());
+        let text = fs::read_to_string(folder.join("environment.json")).unwrap();
+        let text = text.replace("\"other\"", "\"odd\"");
+        let builder = text.replacen('{', "{\"builderPackages\":[],", 1);
+        fs::write(folder.join("environment.json"), &builder).unwrap();
+        assert!(Environment::read(&folder).is_err(), "{builder}");
+        let whole = builder.replace("\"server\"", "\"build\"");
+        fs::write(folder.join("environment.json"), &whole).unwrap();
+        assert!(Environment::read(&folder).is_ok(), "{whole}");
     }
 }
