@@ -30,6 +30,7 @@ mod revision;
 mod serve;
 mod settings;
 mod state;
+mod status;
 mod tenants;
 #[cfg(test)]
 mod testing;
@@ -144,7 +145,7 @@ async fn work(
     let pools = Pools::new(engine.clone(), deployments);
     parts.spawn(named("pools", pools.run()));
     parts.spawn(named("upkeep", upkeep::run(engine.clone())));
-    parts.spawn(named("reports", upkeep::reports(engine.clone(), reported)));
+    parts.spawn(named("statuses", status::run(engine.clone(), reported)));
     front.lead(Arc::new(Backends {
         pooled: Pooled(engine.clone()),
         engine: engine.clone(),

@@ -301,6 +301,15 @@ async fn code_that_does_not_load_is_told_in_its_own_words() {
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(failure.component, "function");
     assert!(failure.reason.contains("NameError"), "{failure:?}");
+    // It is told in the function's status.
+    eventually("the status of bad", async || {
+        let status = server.api::<Function>().get("bad").await.ok()?.status?;
+        let error = status.last_error?.0;
+        let ready = status.conditions.iter().find(|one| one.type_ == "Ready")?;
+        let told = error["reason"].as_str()?.contains("NameError") && ready.status == "False";
+        told.then_some(())
+    })
+    .await;
     // Its Pod is not used again.
     eventually("the Pod to be deleted", async || {
         let pods = cluster

@@ -187,7 +187,11 @@ fn same_namespace(spec: &FunctionSpec, namespace: &str) -> Result<(), Failed> {
     }
 }
 
-fn ready_package<'a>(
+/// The package that a function names, when it has code that can be run.
+///
+/// # Errors
+/// When it is missing or not ready, in words.
+pub(crate) fn ready_package<'a>(
     spec: &FunctionSpec,
     package: Option<&'a Package>,
     namespace: &str,

@@ -1,12 +1,9 @@
-//! What is done beside requests: idle instances end, outdated ones are replaced, outcomes are
-//! written down.
+//! What is done beside requests: idle instances end, outdated ones are replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
-use crate::engine::{Engine, Report};
+use crate::engine::Engine;
 
 /// Between two looks for what is idle.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,10 +47,4 @@ fn refresh(engine: &Arc<Engine>) {
             .refresh(&id, current.as_ref(), Instant::now());
         engine.run(effects);
     }
-}
-
-/// Writes outcomes into the status of functions.
-pub(crate) async fn reports(_engine: Arc<Engine>, mut reported: mpsc::UnboundedReceiver<Report>) {
-    while reported.recv().await.is_some() {}
-    std::future::pending::<()>().await;
 }

@@ -229,7 +229,7 @@ impl State {
                 _ => return None,
             }
         }
-        words.map(|words| Failed::later("environment", words.clone()))
+        words.map(|words| Failed::wrong("environment", words.clone()))
     }
 
     /// What keeps Pods of an environment from becoming ready, for those that waited in vain.
