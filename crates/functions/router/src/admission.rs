@@ -41,6 +41,11 @@ pub struct Admission<W> {
     line: VecDeque<Waiting<W>>,
     asked: usize,
     next_id: u64,
+    /// An instance is for one call.
+    once: bool,
+    /// Addresses that are not called again, though their Pods may still be there: nothing
+    /// answered, or their one call is over. With the time since when.
+    spent: HashMap<String, Instant>,
 }
 
 /// What becomes of a call.
@@ -65,13 +70,16 @@ impl<W> Admission<W> {
             line: VecDeque::new(),
             asked: 0,
             next_id: 0,
+            once: false,
+            spent: HashMap::new(),
         }
     }
 
     /// The function changed.
-    pub fn configure(&mut self, per_instance: usize, limit: usize) {
+    pub fn configure(&mut self, per_instance: usize, limit: usize, once: bool) {
         self.per_instance = per_instance.max(1);
         self.limit = limit.max(1);
+        self.once = once;
         let free = |place: &Place| !place.leaving && place.calls < self.per_instance;
         self.free = self
             .instances
@@ -131,7 +139,9 @@ impl<W> Admission<W> {
             let was_full = place.calls >= self.per_instance;
             place.calls = place.calls.saturating_sub(1);
             place.idle_since = now;
-            if place.leaving {
+            if self.once {
+                self.spend(address, now);
+            } else if place.leaving {
                 if place.calls == 0 {
                     self.instances.remove(address);
                 }
@@ -142,19 +152,41 @@ impl<W> Admission<W> {
         self.hand_out()
     }
 
-    /// An instance is there.
+    /// The executor names an instance.
     pub fn add(&mut self, address: &str, now: Instant) -> Vec<(W, String)> {
-        let fresh = Place {
+        self.spent.remove(address);
+        let place = self.instances.entry(address.to_owned());
+        let place = place.or_insert(Place {
             calls: 0,
             idle_since: now,
-            leaving: false,
-        };
-        if !self.instances.contains_key(address) {
-            self.instances.insert(address.to_owned(), fresh);
+            leaving: true,
+        });
+        if std::mem::replace(&mut place.leaving, false) && place.calls < self.per_instance {
             // Below those in use: what has calls keeps them.
             self.free.insert(0, address.to_owned());
         }
         self.hand_out()
+    }
+
+    /// An instance was seen that is not named to anybody, or was named before.
+    pub fn seen(&mut self, address: &str, now: Instant) -> Vec<(W, String)> {
+        if self.once || self.spent.contains_key(address) {
+            return Vec::new();
+        }
+        self.add(address, now)
+    }
+
+    /// An instance is not to be called again, though its Pod is there. True when it was known.
+    pub fn spend(&mut self, address: &str, now: Instant) -> bool {
+        let known = self.remove(address);
+        self.spent.insert(address.to_owned(), now);
+        known
+    }
+
+    /// An instance is gone for good. True when it was known.
+    pub fn gone(&mut self, address: &str) -> bool {
+        self.spent.remove(address);
+        self.remove(address)
     }
 
     /// An instance is gone, or takes no more calls. True when it was known.
@@ -197,7 +229,8 @@ impl<W> Admission<W> {
     }
 
     fn living(&self) -> usize {
-        self.instances.len()
+        let stays = |place: &&Place| !place.leaving;
+        self.instances.values().filter(stays).count()
     }
 
     /// An ask was answered, with or without an instance.
@@ -219,27 +252,37 @@ impl<W> Admission<W> {
         self.line.get(at).map(|waiting| waiting.since + PATIENCE)
     }
 
-    /// Addresses that are known.
+    /// Addresses that are known, the spent ones too.
     pub fn known(&self) -> Vec<String> {
-        self.instances.keys().cloned().collect()
+        self.instances
+            .keys()
+            .chain(self.spent.keys())
+            .cloned()
+            .collect()
     }
 
-    /// True when this instance is known and stays.
-    pub fn has(&self, address: &str) -> bool {
-        self.instances
-            .get(address)
-            .is_some_and(|place| !place.leaving)
+    /// How many calls wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    /// Takes everybody out of the line: the function is gone.
+    pub fn close(&mut self) -> Vec<W> {
+        self.line.drain(..).map(|waiting| waiting.tell).collect()
     }
 
     /// Address, calls and idle time of every instance.
     pub fn usage(&self, now: Instant) -> impl Iterator<Item = (&str, usize, Duration)> {
-        self.instances.iter().map(move |(address, place)| {
-            let idle = match place.calls {
-                0 => now.duration_since(place.idle_since),
-                _ => Duration::ZERO,
-            };
-            (address.as_str(), place.calls, idle)
-        })
+        let idle = move |place: &Place| match place.calls {
+            0 => now.duration_since(place.idle_since),
+            _ => Duration::ZERO,
+        };
+        let spent = self.spent.iter();
+        let spent = spent.map(move |(address, since)| (address.as_str(), 0, now - *since));
+        let kept = self.instances.iter();
+        kept.map(move |(address, place)| (address.as_str(), place.calls, idle(place)))
+            .chain(spent)
     }
 }
 

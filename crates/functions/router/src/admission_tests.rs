@@ -52,10 +52,50 @@ fn an_instance_that_leaves_ends_its_calls_first() {
     state.add("a", now);
     assert_eq!(state.enter('a', now), Entry::Go("a".to_owned()));
     assert!(state.remove("a"));
-    assert!(!state.has("a"));
     assert!(matches!(state.enter('b', now), Entry::Wait(_)));
     assert!(state.leave("a", now).is_empty());
     assert!(state.known().is_empty());
+}
+
+#[test]
+fn what_does_not_answer_is_not_called_again_until_the_executor_names_it() {
+    let now = Instant::now();
+    let mut state = Admission::new(1, 3);
+    state.seen("a", now);
+    assert!(state.spend("a", now));
+    state.seen("a", now);
+    assert!(matches!(state.enter('b', now), Entry::Wait(_)));
+    assert_eq!(state.known(), ["a"]);
+    assert_eq!(state.add("a", now), [('b', "a".to_owned())]);
+    state.spend("a", now);
+    assert!(state.gone("a") && state.leave("a", now).is_empty());
+    assert!(state.known().is_empty());
+}
+
+#[test]
+fn an_instance_named_again_while_it_leaves_stays() {
+    let now = Instant::now();
+    let mut state = Admission::new(2, 3);
+    state.add("a", now);
+    assert_eq!(state.enter('a', now), Entry::Go("a".to_owned()));
+    state.remove("a");
+    assert!(state.add("a", now).is_empty());
+    assert_eq!(state.enter('b', now), Entry::Go("a".to_owned()));
+    assert!(matches!(state.enter('c', now), Entry::Wait(_)));
+}
+
+#[test]
+fn an_instance_for_one_call_gets_one() {
+    let now = Instant::now();
+    let mut state = Admission::new(1, 3);
+    state.configure(1, 3, true);
+    assert!(matches!(state.enter('a', now), Entry::Wait(_)));
+    assert!(matches!(state.enter('b', now), Entry::Wait(_)));
+    state.seen("a", now);
+    assert_eq!(state.add("a", now), [('a', "a".to_owned())]);
+    assert!(state.leave("a", now).is_empty());
+    let used: Vec<_> = state.usage(now).collect();
+    assert_eq!(used, [("a", 0, Duration::ZERO)]);
 }
 
 #[derive(Clone, Debug)]

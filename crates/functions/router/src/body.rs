@@ -122,7 +122,7 @@ pub struct Passed {
 
 impl Passed {
     /// Passes on what comes.
-    pub fn new(inner: Incoming, call: Call, limit: Limit) -> Body {
+    pub fn on(inner: Incoming, call: Call, limit: Limit) -> Body {
         let mut passed = Self {
             clock: Box::pin(sleep_until(limit.next())),
             call: Some(call),

@@ -103,3 +103,7 @@ async fn report(router: Arc<Router>) {
         router.report().await;
     }
 }
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

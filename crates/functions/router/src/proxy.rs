@@ -3,6 +3,7 @@
 //! A request is sent again only where nothing of it was sent: the connection could not be made, or
 //! was closed by the instance while it was idle.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use farplane_functions_types::names::header;
@@ -19,8 +20,16 @@ use crate::body::{Body, Call, Limit, Passed, Sent};
 use crate::pool::Sender;
 use crate::state::{Meta, Place, Refusal, Slot};
 
+/// Every proxy adds whom it got the request from.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Beginning of the headers with signatures between parts of the platform.
+const SIGNATURES: &str = "x-fission-auth-";
 /// Times that a call looks for another instance when it could not be sent.
 const MAX_TRIES: usize = 5;
+
+/// Who sent a request, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Client(pub IpAddr);
 
 /// What of a request depends on how the function is reached.
 pub struct Target {
@@ -88,7 +97,7 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
                 "the function did not answer within its timeout of {} s",
                 meta.timeout.as_secs()
             );
-            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, reason));
+            return Err(Refusal::of_function(StatusCode::GATEWAY_TIMEOUT, reason));
         };
         match answer {
             Ok(response) => {
@@ -118,7 +127,7 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
                         "the instance ended its connection before it answered ({error}); \
                          the function's log says whether it crashed or ran out of memory"
                     );
-                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, reason));
+                    return Err(Refusal::of_function(StatusCode::BAD_GATEWAY, reason));
                 }
             },
         }
@@ -170,10 +179,14 @@ fn prepare(
         .map_err(|_| bad(()))?;
     strip(&mut parts.headers, upgrade);
     let headers = &mut parts.headers;
-    // Nobody but the router says these.
+    // Nobody but the router says the variables; signatures are not for functions, which could
+    // use them.
     let own: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(header::PARAMS))
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with(header::PARAMS) || name.starts_with(SIGNATURES)
+        })
         .cloned()
         .collect();
     for name in own {
@@ -192,6 +205,18 @@ fn prepare(
     headers.insert(header::FULL_URL, full);
     if let Some(host) = headers.get(HOST).cloned() {
         headers.entry("x-forwarded-host").or_insert(host);
+    }
+    if let Some(Client(address)) = parts.extensions.get() {
+        let before = headers
+            .get(FORWARDED_FOR)
+            .and_then(|value| value.to_str().ok());
+        let chain = match before {
+            Some(before) => format!("{before}, {address}"),
+            None => address.to_string(),
+        };
+        if let Ok(chain) = HeaderValue::try_from(chain) {
+            headers.insert(FORWARDED_FOR, chain);
+        }
     }
     for (name, value) in &target.variables {
         let name = HeaderName::try_from(format!("{}{name}", header::PARAMS));
@@ -251,7 +276,7 @@ fn pass_on(
     }
     let (mut parts, body) = response.into_parts();
     strip(&mut parts.headers, false);
-    Response::from_parts(parts, Passed::new(body, call, limit))
+    Response::from_parts(parts, Passed::on(body, call, limit))
 }
 
 /// A WebSocket: bytes both ways until one side ends. The place is taken all the while.

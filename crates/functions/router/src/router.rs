@@ -110,16 +110,23 @@ impl Router {
             }
             Event::Function(function) => self.put_function(Meta::of(&function)),
             Event::FunctionGone { namespace, name } => {
-                if let Some(slot) = write(&self.functions).remove(&(namespace, name)) {
+                let gone = write(&self.functions).remove(&(namespace, name));
+                if let Some(slot) = gone {
                     write(&self.by_uid).remove(&slot.meta().key.uid);
+                    slot.close();
                 }
             }
             Event::Instance {
                 uid,
                 generation,
+                version,
                 address,
-                ..
-            } => self.put_instance(uid, generation, address),
+            } => {
+                // Those of a version are not for calls of the live function.
+                if version.is_empty() {
+                    self.put_instance(uid, generation, address);
+                }
+            }
             Event::InstanceGone { address } => {
                 for slot in read(&self.by_uid).values() {
                     slot.remove_instance(&address);
@@ -142,8 +149,10 @@ impl Router {
         } else {
             let slot = Slot::new(meta, self.executor.clone());
             // One of the same name that was deleted meanwhile goes.
-            if let Some(old) = write(&self.functions).insert(name, slot.clone()) {
+            let old = write(&self.functions).insert(name, slot.clone());
+            if let Some(old) = old {
                 write(&self.by_uid).remove(&old.meta().key.uid);
+                old.close();
             }
             write(&self.by_uid).insert(uid.clone(), slot.clone());
             slot

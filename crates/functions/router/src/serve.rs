@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, Sent};
-use crate::proxy::{self, Target};
+use crate::proxy::{self, Client, Target};
 use crate::route::{self, Found, Matched, Route};
 use crate::router::{Router, read};
 use crate::state::Refusal;
@@ -88,7 +88,11 @@ async fn connection(
 ) {
     // Only speed is lost without.
     _ = socket.set_nodelay(true);
-    let service = service_fn(move |request| {
+    let client = socket.peer_addr().ok().map(|address| Client(address.ip()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(client) = client {
+            request.extensions_mut().insert(client);
+        }
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(&router, door, request).await) }
     });
@@ -257,6 +261,11 @@ async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> 
         path,
         variables,
     } = matched;
+    let mode = request.headers().get(header::INVOKE_MODE);
+    if route.is_async || mode.is_some_and(|mode| mode.as_bytes().eq_ignore_ascii_case(b"async")) {
+        let reason = "asynchronous calls are not taken here";
+        return refused(&id, Refusal::new(StatusCode::NOT_IMPLEMENTED, reason));
+    }
     let Some(slot) = router.resolve(&route.namespace, &route.function) else {
         let reason = format!(
             "route {}/{} leads to function {}, which does not exist",

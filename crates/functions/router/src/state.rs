@@ -42,6 +42,8 @@ pub struct Meta {
     pub per_instance: usize,
     /// Instances.
     pub limit: usize,
+    /// An instance is for one call.
+    pub once: bool,
 }
 
 impl Meta {
@@ -64,6 +66,7 @@ impl Meta {
                 generation: function.metadata.generation.unwrap_or(0),
                 version: String::new(),
             },
+            once: spec.once_only,
             resource_version: function.resource_version().unwrap_or_default(),
             timeout: Duration::from_secs(spec.timeout_seconds()),
             specialisation: Duration::from_secs(spec.specialization_seconds()),
@@ -94,7 +97,16 @@ pub struct Refusal {
 impl Refusal {
     /// The router's own.
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
-        let component = "router".to_owned();
+        Self::of("router", status, reason)
+    }
+
+    /// The function's fault.
+    pub fn of_function(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self::of("function", status, reason)
+    }
+
+    fn of(component: &str, status: StatusCode, reason: impl Into<String>) -> Self {
+        let component = component.to_owned();
         let failure = Failure {
             component,
             reason: reason.into(),
@@ -125,11 +137,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// Connections to it.
     pub fn peer(&self) -> Arc<Peer> {
         let mut peers = lock(&self.slot.peers);
@@ -140,7 +147,10 @@ impl Place {
 
     /// Nothing answers there: nobody else is sent there.
     pub fn is_dead(&self) {
-        self.slot.remove_instance(&self.address);
+        lock(&self.slot.peers).remove(&self.address);
+        if lock(&self.slot.admission).spend(&self.address, now()) {
+            self.slot.drive();
+        }
     }
 }
 
@@ -154,8 +164,10 @@ impl Drop for Place {
 impl Slot {
     /// A function without instances.
     pub fn new(meta: Meta, executor: Arc<Executor>) -> Arc<Self> {
+        let mut admission = Admission::new(meta.per_instance, meta.limit);
+        admission.configure(meta.per_instance, meta.limit, meta.once);
         Arc::new(Self {
-            admission: Mutex::new(Admission::new(meta.per_instance, meta.limit)),
+            admission: Mutex::new(admission),
             meta: RwLock::new(Arc::new(meta)),
             peers: Mutex::default(),
             executor,
@@ -176,7 +188,7 @@ impl Slot {
     pub fn change(self: &Arc<Self>, meta: Meta) {
         let before = self.meta();
         let mut admission = lock(&self.admission);
-        admission.configure(meta.per_instance, meta.limit);
+        admission.configure(meta.per_instance, meta.limit, meta.once);
         let stale = if before.key.generation == meta.key.generation {
             Vec::new()
         } else {
@@ -190,23 +202,34 @@ impl Slot {
         self.drive();
     }
 
-    /// An instance was seen or named.
+    /// An instance was seen.
     pub fn add_instance(self: &Arc<Self>, address: &str) {
-        let next = lock(&self.admission).add(address, now());
+        let next = lock(&self.admission).seen(address, now());
         self.tell(next, true);
     }
 
     /// An instance is gone.
     pub fn remove_instance(self: &Arc<Self>, address: &str) {
         lock(&self.peers).remove(address);
-        if lock(&self.admission).remove(address) {
+        if lock(&self.admission).gone(address) {
             self.drive();
         }
     }
 
-    /// True when it is known.
-    pub fn has_instance(&self, address: &str) -> bool {
-        lock(&self.admission).has(address)
+    /// The function is gone: nobody waits for it any more.
+    pub fn close(&self) {
+        let waiting = lock(&self.admission).close();
+        for tell in waiting {
+            let reason = "the function was deleted while the call waited";
+            // Its client is gone.
+            _ = tell.send(Err(Refusal::new(StatusCode::NOT_FOUND, reason)));
+        }
+    }
+
+    /// How many calls wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        lock(&self.admission).waiting()
     }
 
     /// What was used, for the executor.
