@@ -59,6 +59,7 @@ imagePullSecrets:
 {{- if ne .Release.Namespace "farplane-system" }}{{ fail "install into the namespace farplane-system" }}{{ end }}
 {{- if and .Values.store.hostPath .Values.store.storageClass }}{{ fail "set store.hostPath or store.storageClass, not both" }}{{ end }}
 {{- if not (or .Values.store.hostPath .Values.store.storageClass) }}{{ fail "set store.hostPath or store.storageClass" }}{{ end }}
+{{- if and .Values.registry.hostPath .Values.registry.claim }}{{ fail "set registry.hostPath or registry.claim, not both" }}{{ end }}
 {{- range $name := list "hub" "artifacts" "kubernetesServer" "etcd" "pause" }}
 {{- if not (index $.Values.images $name) }}{{ fail (printf "images.%s is required" $name) }}{{ end }}
 {{- end }}
