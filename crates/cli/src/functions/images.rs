@@ -28,6 +28,23 @@ pub(crate) struct Images {
     pub environments: BTreeMap<String, Entry>,
 }
 
+/// Registry of a distribution's own images, which only nodes of a hub's hosts know.
+const OWN: &str = "farplane.io/";
+
+impl Images {
+    /// Says that our own images are in another registry.
+    pub fn move_to(&mut self, registry: &str) {
+        let registry = registry.trim_end_matches('/');
+        let entries = self.environments.values_mut();
+        let all = entries.flat_map(|entry| [&mut entry.image, &mut entry.builder]);
+        for reference in all.chain([&mut self.functions]) {
+            if let Some(rest) = reference.strip_prefix(OWN) {
+                *reference = format!("{registry}/{rest}");
+            }
+        }
+    }
+}
+
 /// The images of a distribution.
 pub(crate) fn of(dist: &Path) -> Result<Images> {
     let path = dist.join("registry/images.json");
@@ -76,6 +93,27 @@ fn contract(reference: &str) -> i32 {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn only_our_own_images_move_to_another_registry() {
+        let entry = Entry {
+            image: "farplane.io/perl-env:v3-1".into(),
+            builder: "example.org/perl-builder:1".into(),
+            version: 3,
+        };
+        let mut images = Images {
+            functions: "farplane.io/functions:1".into(),
+            environments: BTreeMap::from([("perl".to_owned(), entry)]),
+        };
+        images.move_to("registry.example.org/farplane/");
+        assert_eq!(
+            images.functions,
+            "registry.example.org/farplane/functions:1"
+        );
+        let perl = &images.environments["perl"];
+        assert_eq!(perl.image, "registry.example.org/farplane/perl-env:v3-1");
+        assert_eq!(perl.builder, "example.org/perl-builder:1");
+    }
 
     #[test]
     fn images_are_told_apart_by_their_names_and_contracts_by_their_tags() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -32,7 +32,7 @@ use crate::wait::{self, Board, Goal, State, Step, Verdict};
 const AFTER: &str = "\
 Examples:
   farplane functions install --cluster first --org demo
-  farplane functions install --kubeconfig ~/.kube/config --replicas 2
+  farplane functions install --kubeconfig ~/.kube/config --registry registry.example.org/farplane --replicas 2
 Then:
   farplane fn create hello --env python --code hello.py --cluster first --org demo";
 /// Directory of a node for archives, where no storage class is the default one.
@@ -51,6 +51,10 @@ pub(crate) struct InstallArgs {
     /// Image of the platform; the distribution's when left out
     #[arg(long, value_name = "REFERENCE")]
     image: Option<String>,
+    /// Registry that the distribution's images were pushed to, for clusters whose nodes do not
+    /// get them from a hub
+    #[arg(long, value_name = "HOST/PATH")]
+    registry: Option<String>,
     /// Replicas of router, executor and controllers
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=9))]
     replicas: u32,
@@ -73,7 +77,7 @@ pub(crate) async fn run(app: &App, args: InstallArgs) -> Result<()> {
     let client = args.at.connect(app).await?;
     new_enough(&client).await?;
     let dist = args.dist.clone().unwrap_or_else(engine::default_dist);
-    let images = images(&dist, args.image.as_deref())?;
+    let images = images(&dist, args.image.as_deref(), args.registry.as_deref())?;
     let board = Board::new(&app.out);
     let started = Instant::now();
     board.show(&step("chart", "applying the platform's manifests"));
@@ -91,13 +95,17 @@ fn step(name: &str, words: &str) -> Step {
     Step::new(name, State::Working(words.to_owned()))
 }
 
-/// The images of the distribution; with another image for the platform when one is named.
-fn images(dist: &std::path::Path, image: Option<&str>) -> Result<Images> {
+/// The images of the distribution, in another registry when one is named; with another image
+/// for the platform when that is named.
+fn images(dist: &Path, image: Option<&str>, registry: Option<&str>) -> Result<Images> {
     let mut images = match (images::of(dist), image) {
         (Ok(images), _) => images,
         (Err(_), Some(_)) => Images::default(),
         (Err(error), None) => return Err(error),
     };
+    if let Some(registry) = registry {
+        images.move_to(registry);
+    }
     if let Some(image) = image {
         image.clone_into(&mut images.functions);
     }
@@ -252,7 +260,7 @@ fn values(images: &Images, storage: &Storage, replicas: u32) -> Value {
     })
 }
 
-async fn render(args: &InstallArgs, dist: &std::path::Path, values: &Value) -> Result<Rendered> {
+async fn render(args: &InstallArgs, dist: &Path, values: &Value) -> Result<Rendered> {
     let inside = dist.join("charts/functions");
     let beside = dist.parent().map(|parent| parent.join("charts/functions"));
     let found = beside.filter(|_| !inside.is_dir()).unwrap_or(inside);
