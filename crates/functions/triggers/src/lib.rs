@@ -11,11 +11,14 @@ mod context;
 pub mod cron;
 pub mod duration;
 mod error;
+mod headers;
 mod leader;
+mod messages;
 mod objects;
 #[cfg(test)]
 mod real_api_tests;
 mod settings;
+mod subscriptions;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -88,11 +91,17 @@ async fn work(
         caller,
         stop: stop.clone(),
     };
+    tokio::select! {
+        () = context.functions.ready() => {}
+        () = stop.cancelled() => return Ok(()),
+    }
     let mut parts = JoinSet::new();
     let timers = Watched::start(&client, &mut watches);
     parts.spawn(named("timers", timers::run(context.clone(), timers)));
     let triggers = Watched::start(&client, &mut watches);
     parts.spawn(named("watches", watches::run(context.clone(), triggers)));
+    let triggers = Watched::start(&client, &mut watches);
+    parts.spawn(named("messages", messages::run(context.clone(), triggers)));
     loop {
         tokio::select! {
             Some(_) = watches.join_next() => return Err(Error::Ended { part: "watch of objects" }),

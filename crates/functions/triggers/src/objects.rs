@@ -44,6 +44,8 @@ impl<K> Kind for K where
 pub(crate) struct Watched<K: Resource<DynamicType = ()> + 'static> {
     store: Store<K>,
     changed: watch::Receiver<u64>,
+    /// The store's own waiting wakes only one of several that wait.
+    listed: watch::Receiver<bool>,
 }
 
 impl<K: Kind> Clone for Watched<K> {
@@ -51,6 +53,7 @@ impl<K: Kind> Clone for Watched<K> {
         Self {
             store: self.store.clone(),
             changed: self.changed.clone(),
+            listed: self.listed.clone(),
         }
     }
 }
@@ -63,6 +66,7 @@ where
     pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> Self {
         let (store, writer) = reflector::store();
         let (changes, changed) = watch::channel(0);
+        let (lists, listed) = watch::channel(false);
         let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
             .default_backoff()
             .modify(|object| object.managed_fields_mut().clear());
@@ -70,19 +74,27 @@ where
         tasks.spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
-                if let Err(error) = event {
-                    tracing::warn!(kind = %K::kind(&()), %error, "a watch failed, it is started again");
+                match event {
+                    Err(error) => {
+                        tracing::warn!(kind = %K::kind(&()), %error, "a watch failed, it is started again");
+                    }
+                    Ok(watcher::Event::InitDone) => _ = lists.send_replace(true),
+                    Ok(_) => {}
                 }
                 changes.send_modify(|count| *count += 1);
             }
         });
-        Self { store, changed }
+        Self {
+            store,
+            changed,
+            listed,
+        }
     }
 
     /// Returns once all objects are known.
     pub async fn ready(&self) {
         // Fails only when the watch ended, and that is noticed elsewhere.
-        _ = self.store.wait_until_ready().await;
+        _ = self.listed.clone().wait_for(|listed| *listed).await;
     }
 
     /// Returns after the next change.

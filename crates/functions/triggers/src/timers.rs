@@ -187,8 +187,10 @@ fn decide(trigger: &TimeTrigger, has_function: bool, now: &Time) -> Option<Trigg
 
 /// Makes the calls and keeps the statuses until told to stop.
 pub(crate) async fn run(context: Context, triggers: Watched<TimeTrigger>) {
-    triggers.ready().await;
-    context.functions.ready().await;
+    tokio::select! {
+        () = triggers.ready() => {}
+        () = context.stop.cancelled() => return,
+    }
     let functions = &context.functions;
     let statuses = keep_statuses(
         &context,

@@ -10,71 +10,18 @@
 mod plan;
 mod subscription;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use farplane_functions_types::KubernetesWatchTrigger;
 use farplane_functions_types::triggers::TriggerStatus;
+use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::context::{Context, keep_statuses};
 use crate::objects::{self, READY, Said, Watched, set_condition};
+use crate::subscriptions::{self, Board, key};
 
 use plan::Plan;
 
 const SUBSCRIBED: &str = "Subscribed";
-
-/// Namespace and name.
-type Key = (String, String);
-
-/// How each subscription stands, for the statuses.
-#[derive(Clone)]
-struct Board {
-    said: Arc<Mutex<HashMap<Key, Said>>>,
-    changes: Arc<watch::Sender<u64>>,
-}
-
-impl Board {
-    fn new() -> Self {
-        Self {
-            said: Arc::default(),
-            changes: Arc::new(watch::channel(0).0),
-        }
-    }
-
-    fn say(&self, key: &Key, said: Said) {
-        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.get(key) != Some(&said) {
-            all.insert(key.clone(), said);
-            drop(all);
-            self.changes.send_modify(|count| *count += 1);
-        }
-    }
-
-    fn get(&self, key: &Key) -> Option<Said> {
-        let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).cloned()
-    }
-
-    fn keep(&self, keys: &BTreeMap<Key, Running>) {
-        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|key, _| keys.contains_key(key));
-    }
-}
-
-/// A subscription; it ends with this.
-struct Running {
-    uid: String,
-    generation: i64,
-    _tasks: JoinSet<()>,
-}
-
-fn key(trigger: &KubernetesWatchTrigger) -> Key {
-    (trigger.namespace().unwrap_or_default(), trigger.name_any())
-}
 
 /// The status that a trigger should have; none when it has it.
 fn decide(
@@ -108,8 +55,10 @@ fn decide(
 
 /// Keeps subscriptions and statuses until told to stop.
 pub(crate) async fn run(context: Context, triggers: Watched<KubernetesWatchTrigger>) {
-    triggers.ready().await;
-    context.functions.ready().await;
+    tokio::select! {
+        () = triggers.ready() => {}
+        () = context.stop.cancelled() => return,
+    }
     let board = Board::new();
     let statuses = keep_statuses(
         &context,
@@ -120,55 +69,18 @@ pub(crate) async fn run(context: Context, triggers: Watched<KubernetesWatchTrigg
             let has_function = context.functions.get(&key.0, function).is_some();
             decide(trigger, board.get(&key), has_function, &objects::now())
         },
-        board.changes.subscribe(),
+        board.changes(),
     );
-    tokio::join!(statuses, keep_subscriptions(&context, triggers, &board));
-}
-
-async fn keep_subscriptions(
-    context: &Context,
-    mut triggers: Watched<KubernetesWatchTrigger>,
-    board: &Board,
-) {
-    let mut running: BTreeMap<Key, Running> = BTreeMap::new();
-    loop {
-        let mut next = BTreeMap::new();
-        for trigger in triggers.all() {
-            let Ok(plan) = Plan::of(&trigger) else {
-                continue;
-            };
-            if trigger.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
-            let key = key(&trigger);
-            let uid = trigger.uid().unwrap_or_default();
-            let generation = trigger.metadata.generation.unwrap_or(0);
-            let old = running
-                .remove(&key)
-                .filter(|old| old.uid == uid && old.generation == generation);
-            let one = old.unwrap_or_else(|| {
-                let mut tasks = JoinSet::new();
-                let board = board.clone();
-                let told = key.clone();
-                tasks.spawn(subscription::run(context.clone(), plan, move |said| {
-                    board.say(&told, said);
-                }));
-                Running {
-                    uid,
-                    generation,
-                    _tasks: tasks,
-                }
-            });
-            next.insert(key, one);
-        }
-        // Those that are left are ended here.
-        running = next;
-        board.keep(&running);
-        tokio::select! {
-            () = triggers.changed() => {}
-            () = context.stop.cancelled() => return,
-        }
-    }
+    let subscriptions = subscriptions::keep(
+        &context,
+        triggers,
+        &board,
+        |trigger: &KubernetesWatchTrigger, say| {
+            let plan = Plan::of(trigger).ok()?;
+            Some(subscription::run(context.clone(), plan, say).boxed())
+        },
+    );
+    tokio::join!(statuses, subscriptions);
 }
 
 #[cfg(test)]

@@ -117,6 +117,18 @@ impl ApiServer {
                 .await
                 .unwrap();
         }
+        // Lists and watches of a kind that is not established yet begin anew without a word.
+        for definition in farplane_functions_types::all_crds() {
+            let name = definition.metadata.name.unwrap_or_default();
+            eventually("a definition to be established", async || {
+                let definition = definitions.get(&name).await.ok()?;
+                let conditions = definition.status?.conditions?;
+                let mut all = conditions.iter();
+                all.find(|one| one.type_ == "Established" && one.status == "True")?;
+                Some(())
+            })
+            .await;
+        }
         for name in ["fission", "ns"] {
             let object = json!({ "metadata": { "name": name } });
             let object: Namespace = serde_json::from_value(object).unwrap();

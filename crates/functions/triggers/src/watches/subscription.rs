@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::caller::Call;
 use crate::context::Context;
 use crate::objects::Said;
+use crate::subscriptions::Say;
 use crate::watches::plan::Plan;
 
 /// Calls of one trigger at the same time.
@@ -108,7 +109,7 @@ fn id(object: &DynamicObject) -> String {
 }
 
 /// Watches and calls until it is ended.
-pub(crate) async fn run(context: Context, plan: Plan, say: impl Fn(Said) + Send) {
+pub(crate) async fn run(context: Context, plan: Plan, say: Say) {
     let mut lanes = Vec::new();
     let mut tasks = JoinSet::new();
     let plan = Arc::new(plan);

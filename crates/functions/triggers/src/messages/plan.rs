@@ -1,0 +1,191 @@
+//! What a trigger reads, and where its answers go. Pure.
+
+use farplane_functions_types::MessageQueueTrigger;
+use farplane_functions_types::names::unique;
+use kube::ResourceExt as _;
+
+use crate::objects::Said;
+use crate::target::Target;
+
+/// `messageQueueType` of NATS JetStream.
+pub(crate) const NATS: &str = "nats-jetstream";
+
+/// Calls at the same time when the trigger says nothing.
+const CONCURRENCY: usize = 16;
+const MOST_CONCURRENCY: usize = 256;
+const LONGEST_TOPIC: usize = 255;
+
+/// Where the messages are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    Nats {
+        url: String,
+        /// Found by the topic when none.
+        stream: Option<String>,
+        /// Durable consumer: remembers what was acknowledged.
+        consumer: String,
+    },
+}
+
+/// What a trigger reads, and where its answers go.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub namespace: String,
+    pub name: String,
+    pub servers: Servers,
+    /// Secret of the trigger's namespace with credentials.
+    pub secret: Option<String>,
+    pub target: Target,
+    pub topic: String,
+    pub response_topic: Option<String>,
+    pub error_topic: Option<String>,
+    pub content_type: String,
+    pub max_retries: u32,
+    pub concurrency: usize,
+}
+
+impl Plan {
+    /// Or what is wrong with the trigger.
+    pub fn of(trigger: &MessageQueueTrigger, default_server: Option<&str>) -> Result<Self, Said> {
+        let spec = &trigger.spec;
+        let namespace = trigger.namespace().unwrap_or_default();
+        let name = trigger.name_any();
+        let target = Target::of(&namespace, &spec.function_ref)
+            .map_err(|error| Said::no("InvalidFunctionReference", error.to_string()))?;
+        let topic = topic(&spec.topic)?
+            .ok_or_else(|| Said::no("InvalidTopic", "topic names no topic; write its name"))?;
+        let servers = servers(trigger, default_server, &namespace, &name)?;
+        let concurrency = match spec.metadata.get("concurrency") {
+            None => CONCURRENCY,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|count| (1..=MOST_CONCURRENCY).contains(count))
+                .ok_or_else(|| {
+                    let message = format!(
+                        "metadata.concurrency {text:?} is no number from 1 to {MOST_CONCURRENCY}"
+                    );
+                    Said::no("InvalidMetadata", message)
+                })?,
+        };
+        let content_type = match spec.content_type.as_str() {
+            "" => "application/json",
+            text => text,
+        };
+        Ok(Self {
+            servers,
+            secret: Some(spec.secret.clone()).filter(|name| !name.is_empty()),
+            target,
+            topic,
+            response_topic: self::topic(&spec.response_topic)?,
+            error_topic: self::topic(&spec.error_topic)?,
+            content_type: content_type.to_owned(),
+            max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
+            concurrency,
+            namespace,
+            name,
+        })
+    }
+}
+
+fn servers(
+    trigger: &MessageQueueTrigger,
+    default_server: Option<&str>,
+    namespace: &str,
+    name: &str,
+) -> Result<Servers, Said> {
+    let metadata = |key: &str| {
+        let value = trigger.spec.metadata.get(key).map(String::as_str);
+        value.filter(|value| !value.is_empty())
+    };
+    match trigger.spec.message_queue_type.as_str() {
+        NATS => {
+            let url = metadata("natsServer").or(default_server).ok_or_else(|| {
+                let message = "metadata.natsServer is missing; write nats://host:4222";
+                Said::no("InvalidMetadata", message)
+            })?;
+            let consumer = metadata("consumer").map(str::to_owned);
+            // Names of consumers have no dots.
+            let consumer = consumer.unwrap_or_else(|| unique(&["fission", namespace, name]));
+            Ok(Servers::Nats {
+                url: url.to_owned(),
+                stream: metadata("stream").map(str::to_owned),
+                consumer,
+            })
+        }
+        other => {
+            let message = format!("messageQueueType {other:?} is not supported; {NATS} is");
+            Err(Said::no("UnsupportedQueue", message))
+        }
+    }
+}
+
+fn topic(text: &str) -> Result<Option<String>, Said> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.len() > LONGEST_TOPIC || !text.chars().all(|one| one.is_ascii_graphic()) {
+        let message = format!("{text:?} cannot be the name of a topic");
+        return Err(Said::no("InvalidTopic", message));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn plan(changes: Value) -> Result<Plan, &'static str> {
+        let mut spec = json!({
+            "messageQueueType": "nats-jetstream", "topic": "orders.new", "maxRetries": 2,
+            "functionref": { "type": "name", "name": "f" },
+            "metadata": { "natsServer": "nats://nats:4222", "stream": "orders" },
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let object = json!({
+            "apiVersion": "fission.io/v1", "kind": "MessageQueueTrigger",
+            "metadata": { "namespace": "ns", "name": "m" }, "spec": spec,
+        });
+        let trigger = serde_json::from_value(object).unwrap();
+        Plan::of(&trigger, None).map_err(|said| said.reason)
+    }
+
+    #[test]
+    fn a_trigger_with_everything() {
+        let plan = plan(json!({ "respTopic": "done", "errorTopic": "bad" })).unwrap();
+        assert_eq!((plan.max_retries, plan.concurrency), (2, CONCURRENCY));
+        assert_eq!(plan.response_topic.as_deref(), Some("done"));
+        assert_eq!(plan.error_topic.as_deref(), Some("bad"));
+        assert_eq!(plan.content_type, "application/json");
+        let Servers::Nats {
+            stream, consumer, ..
+        } = plan.servers;
+        assert_eq!(stream.as_deref(), Some("orders"));
+        assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
+    }
+
+    #[test]
+    fn bad_triggers_say_what_is_wrong() {
+        let reason = |changes| plan(changes).unwrap_err();
+        assert_eq!(
+            reason(json!({ "messageQueueType": "x" })),
+            "UnsupportedQueue"
+        );
+        assert_eq!(reason(json!({ "topic": "" })), "InvalidTopic");
+        assert_eq!(reason(json!({ "topic": "a b" })), "InvalidTopic");
+        assert_eq!(reason(json!({ "errorTopic": "a\nb" })), "InvalidTopic");
+        assert_eq!(reason(json!({ "metadata": {} })), "InvalidMetadata");
+        for concurrency in ["0", "257", "many"] {
+            let metadata = json!({ "natsServer": "nats://x", "concurrency": concurrency });
+            assert_eq!(reason(json!({ "metadata": metadata })), "InvalidMetadata");
+        }
+        let weights = json!({ "type": "function-weights", "functionweights": { "f": 100 } });
+        assert_eq!(
+            reason(json!({ "functionref": weights })),
+            "InvalidFunctionReference"
+        );
+    }
+}
