@@ -32,6 +32,11 @@ pub mod place;
 mod sidecar;
 mod status;
 
+#[cfg(test)]
+mod real_api_tests;
+#[cfg(test)]
+mod testing;
+
 use std::time::Duration;
 
 use kube::Client;

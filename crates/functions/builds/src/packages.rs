@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farplane_functions_types::package::build_status;
 use farplane_functions_types::{Environment, Package};
@@ -42,8 +42,15 @@ struct Context {
     changes: watch::Sender<u64>,
     /// Turns of a namespace's builds.
     turns: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// Attempts at a package's content that broke.
-    broken: Mutex<HashMap<String, (String, u32)>>,
+    /// Attempts at a package's content that broke, by UID.
+    broken: Mutex<HashMap<String, Broken>>,
+}
+
+struct Broken {
+    hash: String,
+    attempts: u32,
+    /// Not before. What we write ourselves brings us back at once.
+    next: Instant,
 }
 
 /// Runs until the shutdown.
@@ -224,6 +231,9 @@ impl Context {
         environment: &Environment,
         hash: String,
     ) -> Result<Action, Error> {
+        if let Some(pause) = self.pause(package, &hash) {
+            return Ok(Action::requeue(pause));
+        }
         let name = environment.name_any();
         if let Err(refused) = objects::builder(environment, &self.settings) {
             let message = format!("environment {name} has no builder: {refused}");
@@ -344,7 +354,7 @@ impl Context {
                 reason: Reason::new("BuilderBroke", message),
             };
             self.write_ended(package, &pending).await?;
-            return Ok(Action::requeue(PAUSE * 2_u32.pow(attempts - 1)));
+            return Ok(Action::requeue(PAUSE));
         }
         self.fail(package, &hash, log, "BuildFailed", error.to_string())
             .await
@@ -391,14 +401,27 @@ impl Context {
         }
     }
 
+    /// Counts an attempt that broke; says how many there were.
     fn count(&self, package: &Package, hash: &str) -> u32 {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = broken.entry(package.uid().unwrap_or_default()).or_default();
-        if entry.0 != hash {
-            *entry = (hash.to_owned(), 0);
-        }
-        entry.1 += 1;
-        entry.1
+        let uid = package.uid().unwrap_or_default();
+        let before = broken.get(&uid).filter(|before| before.hash == hash);
+        let attempts = before.map_or(0, |before| before.attempts) + 1;
+        let entry = Broken {
+            hash: hash.to_owned(),
+            attempts,
+            next: Instant::now() + PAUSE * 2_u32.pow(attempts - 1),
+        };
+        broken.insert(uid, entry);
+        attempts
+    }
+
+    /// How long the next attempt has to wait.
+    fn pause(&self, package: &Package, hash: &str) -> Option<Duration> {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = broken.get(&package.uid().unwrap_or_default())?;
+        let left = before.next.saturating_duration_since(Instant::now());
+        (before.hash == hash && !left.is_zero()).then_some(left)
     }
 
     fn forget(&self, package: &Package) {

@@ -1,0 +1,357 @@
+//! A real etcd and API server, storage, and a builder's Pod on loopback.
+
+use std::io::{Cursor, Write as _};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use farplane_functions_sidecar::{builder, fetcher};
+use farplane_functions_types::auth::{Key, Service};
+use farplane_functions_types::{Environment, Package};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use crate::place::{Builder, Place};
+use crate::{Settings, run_at};
+
+pub(crate) const SECRET: &[u8] = b"master";
+const NAMESPACE: &str = "ns";
+
+/// Waits for something, and says what it waited for.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(60), wait).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited for {what}"),
+    }
+}
+
+/// Ends the process with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn start(program: &str, directory: &Path, arguments: &[String]) -> Running {
+    let programs = std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set");
+    let log = std::fs::File::create(directory.join(format!("{program}.log"))).unwrap();
+    let child = Command::new(Path::new(&programs).join(program))
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Running(child)
+}
+
+/// Everything that a build needs.
+pub(crate) struct World {
+    pub client: Client,
+    /// Directory shared by fetcher and builder.
+    pub packages: PathBuf,
+    /// Where the builder is said to be.
+    pub builder: Arc<Mutex<Builder>>,
+    /// Where it is.
+    pub real: Builder,
+    pub storage: SocketAddr,
+    _stop: DropGuard,
+    _processes: Vec<Running>,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    /// With builds of at most this long.
+    pub async fn start(build_deadline: Duration) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let (client, processes) = api_server(path).await;
+        let stop = CancellationToken::new();
+        let packages = path.join("packages");
+        std::fs::create_dir(&packages).unwrap();
+        let storage = listen().await;
+        let settings = farplane_functions_storage::Settings::local(
+            path.join("archives"),
+            vec![SECRET.to_vec()],
+        );
+        let serving = farplane_functions_storage::serve(settings, None, storage.1, stop.clone());
+        tokio::spawn(async move { serving.await.unwrap() });
+        let real = pod(&packages, build_deadline, &stop).await;
+        Self {
+            client,
+            packages,
+            builder: Arc::new(Mutex::new(real.clone())),
+            real,
+            storage: storage.0,
+            _stop: stop.drop_guard(),
+            _processes: processes,
+            _directory: directory,
+        }
+    }
+
+    /// Starts a manager.
+    pub fn manager(&self) -> Manager {
+        let settings = Settings::new(
+            SECRET.to_vec(),
+            "functions".to_owned(),
+            "Never".to_owned(),
+            format!("http://{}", self.storage),
+        );
+        let builder = Arc::clone(&self.builder);
+        let place: Place = Arc::new(move |_| builder.lock().unwrap().clone());
+        let shutdown = CancellationToken::new();
+        let running = run_at(self.client.clone(), settings, place, None, shutdown.clone());
+        Manager {
+            task: tokio::spawn(async move { running.await.unwrap() }),
+            shutdown,
+        }
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    pub async fn create<K>(&self, name: &str, spec: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: DeserializeOwned + Serialize + Clone + std::fmt::Debug,
+    {
+        let object = json!({
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+            "metadata": { "name": name }, "spec": spec,
+        });
+        let object: K = serde_json::from_value(object).unwrap();
+        let api = self.api::<K>();
+        api.create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    pub async fn patch<K>(&self, name: &str, patch: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: DeserializeOwned + Clone + std::fmt::Debug,
+    {
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap()
+    }
+
+    /// An environment with a builder.
+    pub async fn environment(&self, name: &str) -> Environment {
+        let spec =
+            json!({ "version": 3, "runtime": { "image": "r" }, "builder": { "image": "b" } });
+        self.create(name, spec).await
+    }
+
+    /// A package of a source with this build script.
+    pub async fn package(&self, name: &str, script: &str) -> Package {
+        let spec = json!({
+            "environment": { "name": "python", "namespace": NAMESPACE },
+            "source": source(script),
+            "buildcmd": "./build.sh",
+        });
+        self.create(name, spec).await
+    }
+
+    /// Waits until a package's status is one of these; any other end is an error.
+    pub async fn status(&self, name: &str, word: &str) -> Package {
+        let what = format!("package {name} to be {word}");
+        let api = self.api::<Package>();
+        eventually(&what, async || {
+            let package = api.get(name).await.ok()?;
+            let now = package.status.as_ref()?.build_status.clone();
+            (now == word).then_some(package)
+        })
+        .await
+    }
+
+    /// Downloads the deployment of a package with the platform's key.
+    pub async fn download(&self, package: &Package) -> Vec<u8> {
+        let (_, target) = package.spec.deployment.url.split_once("/v1/").unwrap();
+        let target = format!("/v1/{target}");
+        let key = Key::derived(SECRET, Service::Storage, None);
+        let signed = key.sign("GET", &target, b"", farplane_functions_types::auth::now());
+        let mut request = hyper::Request::get(format!("http://{}{target}", self.storage));
+        for (name, value) in signed.unwrap().headers() {
+            request = request.header(name, value);
+        }
+        let body = http_body_util::Empty::<bytes::Bytes>::new();
+        let client =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+                .build_http();
+        let response = client.request(request.body(body).unwrap()).await.unwrap();
+        assert_eq!(response.status(), hyper::StatusCode::OK);
+        let body = http_body_util::BodyExt::collect(response.into_body());
+        body.await.unwrap().to_bytes().to_vec()
+    }
+}
+
+/// A manager as a process runs it.
+pub(crate) struct Manager {
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Manager {
+    /// Ends it in order.
+    pub async fn end(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+
+    /// Ends it as a kill would.
+    pub async fn kill(self) {
+        self.task.abort();
+        _ = self.task.await;
+    }
+}
+
+/// An archive with a build script.
+pub(crate) fn source(script: &str) -> Value {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().unix_permissions(0o755);
+    writer.start_file("build.sh", options).unwrap();
+    writer
+        .write_all(format!("#!/bin/sh\n{script}\n").as_bytes())
+        .unwrap();
+    let bytes = writer.finish().unwrap().into_inner();
+    let literal = base64::engine::general_purpose::STANDARD.encode(bytes);
+    json!({ "type": "literal", "literal": literal })
+}
+
+async fn listen() -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+async fn pod(packages: &Path, deadline: Duration, stop: &CancellationToken) -> Builder {
+    let key = |service| Key::derived(SECRET, service, Some(NAMESPACE));
+    let (fetcher_address, fetcher_listener) = listen().await;
+    let settings = fetcher::Settings {
+        shared: packages.to_owned(),
+        key: key(Service::Fetcher),
+        storage_key: key(Service::Storage),
+        namespace: NAMESPACE.to_owned(),
+        ..fetcher::Settings::default()
+    };
+    tokio::spawn(fetcher::serve(settings, fetcher_listener, stop.clone()));
+    let (builder_address, builder_listener) = listen().await;
+    let settings = builder::Settings {
+        packages: packages.to_owned(),
+        key: key(Service::Builder),
+        deadline,
+        ..builder::Settings::default()
+    };
+    tokio::spawn(builder::serve(settings, builder_listener, stop.clone()));
+    Builder::Ready {
+        fetcher: fetcher_address,
+        builder: builder_address,
+    }
+}
+
+async fn api_server(path: &Path) -> (Client, Vec<Running>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(path.join("sa.key"), key.serialize_pem()).unwrap();
+    std::fs::write(path.join("sa.pub"), key.public_key_pem()).unwrap();
+    let admin = "admin,admin,1,\"system:masters\"\n";
+    std::fs::write(path.join("tokens.csv"), admin).unwrap();
+    let (store, peer, api) = (free_port(), free_port(), free_port());
+    let etcd = [
+        "--data-dir=data".to_owned(),
+        format!("--listen-client-urls=http://127.0.0.1:{store}"),
+        format!("--advertise-client-urls=http://127.0.0.1:{store}"),
+        format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
+        format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+        format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
+    ];
+    let server = [
+        format!("--etcd-servers=http://127.0.0.1:{store}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        format!("--secure-port={api}"),
+        "--cert-dir=certs".to_owned(),
+        "--token-auth-file=tokens.csv".to_owned(),
+        "--authorization-mode=RBAC".to_owned(),
+        "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+        "--service-account-issuer=https://test".to_owned(),
+        "--service-account-key-file=sa.pub".to_owned(),
+        "--service-account-signing-key-file=sa.key".to_owned(),
+        "--disable-admission-plugins=ServiceAccount".to_owned(),
+    ];
+    let processes = vec![
+        start("etcd", path, &etcd),
+        start("kube-apiserver", path, &server),
+    ];
+    let uri = format!("https://127.0.0.1:{api}").parse().unwrap();
+    let mut config = kube::Config::new(uri);
+    config.accept_invalid_certs = true;
+    config.auth_info.token = Some("admin".to_owned().into());
+    let client = Client::try_from(config).unwrap();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    eventually("an API server", async || {
+        namespaces.get("default").await.ok()
+    })
+    .await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in farplane_functions_types::all_crds() {
+        let made = definitions
+            .create(&PostParams::default(), &definition)
+            .await;
+        let name = made.unwrap().metadata.name.unwrap_or_default();
+        eventually("a definition to be established", async || {
+            let conditions = definitions.get(&name).await.ok()?.status?.conditions?;
+            let mut all = conditions.iter();
+            all.find(|one| one.type_ == "Established" && one.status == "True")
+                .map(drop)
+        })
+        .await;
+    }
+    let object = json!({ "metadata": { "name": NAMESPACE } });
+    let object: Namespace = serde_json::from_value(object).unwrap();
+    namespaces
+        .create(&PostParams::default(), &object)
+        .await
+        .unwrap();
+    // A definition that was just established takes a moment to be served.
+    let packages: Api<Package> = Api::namespaced(client.clone(), NAMESPACE);
+    let environments: Api<Environment> = Api::namespaced(client.clone(), NAMESPACE);
+    eventually("the kinds to be served", async || {
+        packages.list(&Default::default()).await.ok()?;
+        environments.list(&Default::default()).await.ok().map(drop)
+    })
+    .await;
+    (client, processes)
+}
