@@ -371,12 +371,42 @@ fn unready(pod: &Pod) -> Option<String> {
 
 fn last_error(facts: &Facts, repeat: Repeat<'_>) -> Option<Finding> {
     let status = facts.function.status.as_ref()?;
-    let words = error_words(&status.last_error.as_ref()?.0)?;
-    let next = repeat(&format!("fn logs {}", facts.function.name_any()));
-    Some(
-        Finding::new("last error", Health::Bad, words)
-            .next(format!("mend the code; `{next}` shows what it printed")),
-    )
+    let Some(error) = &status.last_error else {
+        return unserved(facts);
+    };
+    let words = error_words(&error.0)?;
+    let name = facts.function.name_any();
+    let next = match error.0["component"].as_str() {
+        Some("environment") => {
+            let environment = &facts.function.spec.environment.name;
+            let look = repeat(&format!("env describe {environment}"));
+            format!("`{look}` shows how its Pods are")
+        }
+        Some("executor" | "router" | "fetcher") => {
+            let look = repeat_cluster(repeat, "functions status");
+            format!("`{look}` shows how the platform is")
+        }
+        _ => {
+            let logs = repeat(&format!("fn logs {name}"));
+            let update = repeat(&format!("fn update {name} --code FILE"));
+            format!("mend the code, then `{update}`; `{logs}` shows what it printed")
+        }
+    };
+    Some(Finding::new("last error", Health::Bad, words).next(next))
+}
+
+/// Why the executor does not serve the function, when that is of its current state.
+fn unserved(facts: &Facts) -> Option<Finding> {
+    let status = facts.function.status.as_ref()?;
+    let ready = status.conditions.iter().find(|one| one.type_ == "Ready")?;
+    let current = ready.observed_generation >= facts.function.metadata.generation;
+    (current && ready.status == "False").then(|| {
+        Finding::new(
+            "function",
+            Health::Waiting,
+            format!("{}: {}", ready.reason, ready.message),
+        )
+    })
 }
 
 /// The words of an error, whoever wrote it.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use farplane_functions_types::auth::{self, Key, Service};
 use farplane_functions_types::names::{self, label, port};
+use futures::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -27,6 +28,8 @@ use crate::failure::Failure;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How long the words of a failure may take to arrive after it.
+const WORDS: Duration = Duration::from_secs(2);
 
 /// A part that can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +110,7 @@ pub(crate) async fn send(client: &Client, part: Part<'_>, ask: Ask) -> Result<Re
             None => connect(client, part).await,
         }
     };
-    let mut sender = tokio::time::timeout(CONNECT, connecting)
+    let mut connection = tokio::time::timeout(CONNECT, connecting)
         .await
         .map_err(|_| {
             Failure::NotReady(format!(
@@ -116,10 +119,31 @@ pub(crate) async fn send(client: &Client, part: Part<'_>, ask: Ask) -> Result<Re
                 CONNECT.as_secs()
             ))
         })??;
-    sender
-        .send_request(request)
-        .await
-        .with_context(|| format!("ask the {}", part.label()))
+    match connection.sender.send_request(request).await {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(connection.explain(part, error).await),
+    }
+}
+
+/// A connection, and the words that its other end may have for its failure.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    words: Option<BoxFuture<'static, Option<String>>>,
+}
+
+impl Connection {
+    /// What a node says of a connection that it could not make is more than that it ended.
+    async fn explain(self, part: Part<'_>, error: hyper::Error) -> anyhow::Error {
+        let words = match self.words {
+            Some(words) => tokio::time::timeout(WORDS, words).await.ok().flatten(),
+            None => None,
+        };
+        let asked = format!("ask the {}", part.label());
+        match words {
+            Some(words) => anyhow!("{}", words.trim()).context(asked),
+            None => anyhow::Error::new(error).context(asked),
+        }
+    }
 }
 
 fn request(part: Part<'_>, ask: Ask, key: &Key) -> Result<Request<Full<Bytes>>> {
@@ -147,7 +171,7 @@ fn said(name: &str) -> Option<String> {
 }
 
 /// A connection to an address that was named.
-async fn dial(part: Part<'_>, url: &str) -> Result<SendRequest<Full<Bytes>>> {
+async fn dial(part: Part<'_>, url: &str) -> Result<Connection> {
     let wrong = || {
         Failure::Usage(format!(
             "${} is {url:?}, which is no address such as http://127.0.0.1:8889",
@@ -170,11 +194,14 @@ async fn dial(part: Part<'_>, url: &str) -> Result<SendRequest<Full<Bytes>>> {
         // The answer tells what went wrong.
         let _ = connection.await;
     });
-    Ok(sender)
+    Ok(Connection {
+        sender,
+        words: None,
+    })
 }
 
 /// A connection to a ready Pod of the part.
-async fn connect(client: &Client, part: Part<'_>) -> Result<SendRequest<Full<Bytes>>> {
+async fn connect(client: &Client, part: Part<'_>) -> Result<Connection> {
     let api = Api::<Pod>::namespaced(client.clone(), names::NAMESPACE);
     let selector = format!("{}={}", label::APPLICATION, part.label());
     let pods = api
@@ -203,6 +230,8 @@ async fn connect(client: &Client, part: Part<'_>) -> Result<SendRequest<Full<Byt
         .take_stream(part.port())
         .ok_or_else(|| anyhow!("no stream was opened"))
         .with_context(words)?;
+    let error = forward.take_error(part.port());
+    let said = error.map(|error| -> BoxFuture<'static, Option<String>> { Box::pin(error) });
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .with_context(words)?;
@@ -211,7 +240,10 @@ async fn connect(client: &Client, part: Part<'_>) -> Result<SendRequest<Full<Byt
         let _ = connection.await;
         drop(forward);
     });
-    Ok(sender)
+    Ok(Connection {
+        sender,
+        words: said,
+    })
 }
 
 /// True when a Pod answers.

@@ -143,6 +143,25 @@ fn the_last_error_is_told_whoever_wrote_it() {
 }
 
 #[test]
+fn who_failed_decides_what_to_do() {
+    let next = |component: &str| {
+        let error = json!({ "component": component, "reason": "x" });
+        let facts = facts(json!({ "status": { "lastError": error } }));
+        part(&findings(&facts, &repeat), "last error").next.clone()
+    };
+    assert!(next("function").contains("`farplane fn update hello --code FILE -n shop"));
+    assert!(next("environment").contains("`farplane env describe python -n shop"));
+    assert!(next("executor").contains("`farplane functions status --cluster c"));
+    let refused = json!({ "conditions": [{ "type": "Ready", "status": "False", "reason": "NotRunnable",
+        "message": "podspec: hostPath", "lastTransitionTime": "2026-01-01T00:00:00Z" }] });
+    let all = findings(&facts(json!({ "status": refused })), &repeat);
+    assert_eq!(
+        part(&all, "function").words,
+        "NotRunnable: podspec: hostPath"
+    );
+}
+
+#[test]
 fn a_route_that_is_refused_says_why() {
     let facts = facts(json!({ "routes": [{
         "metadata": { "name": "r" },
