@@ -1,5 +1,7 @@
 //! Storage on loopback, and clients with keys.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
