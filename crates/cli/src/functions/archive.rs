@@ -12,6 +12,8 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 
 /// Largest archive, as storage takes it.
 pub(crate) const MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// How zip archives begin.
+const ZIP: &[u8] = b"PK\x03\x04";
 /// What no function needs.
 const LEFT_OUT: [&str; 5] = [".git", ".hg", ".svn", "__pycache__", ".DS_Store"];
 
@@ -70,6 +72,24 @@ pub(crate) fn code(path: &Path) -> Result<Vec<u8>, Error> {
         });
     }
     pack(entries)
+}
+
+/// The source at a path, for a builder: always a zip, of one file too. A zip stays as it is.
+pub(crate) fn source(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = code(path)?;
+    if path.is_dir() || bytes.starts_with(ZIP) {
+        return Ok(bytes);
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Error::Name {
+        path: path.to_owned(),
+    })?;
+    let executable = is_executable(path).map_err(|source| read(path, source))?;
+    pack(vec![Entry {
+        name: name.to_owned(),
+        executable,
+        bytes,
+    }])
 }
 
 fn read(path: &Path, source: std::io::Error) -> Error {
@@ -228,6 +248,18 @@ mod tests {
         let path = folder.path().join("hello.py");
         fs::write(&path, "def main(): pass\n").unwrap();
         assert_eq!(code(&path).unwrap(), b"def main(): pass\n");
+    }
+
+    #[test]
+    fn a_source_is_always_a_zip_and_one_that_is_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hello.go");
+        fs::write(&path, "package main").unwrap();
+        let zip = source(&path).unwrap();
+        assert_eq!(names(&zip)["hello.go"], (0o644, "package main".to_owned()));
+        let packed = folder.path().join("source.zip");
+        fs::write(&packed, &zip).unwrap();
+        assert_eq!(source(&packed).unwrap(), zip);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::objects;
 const AFTER: &str = "\
 Examples:
   farplane fn create hello --env python --code hello.py
-  farplane fn create shop --env node --code ./shop --entrypoint index --url /shop --method GET
+  farplane fn create shop --env nodejs --code ./shop --entrypoint index --url /shop --method GET
   farplane fn create web --image registry.example.org/web:1 --port 8080
 Then:
   farplane fn test hello

@@ -1,6 +1,6 @@
 //! `farplane fn deploy`
 //!
-//! Sends a directory as source, lets the environment's builder build it, and points the
+//! Sends a directory, or a file, as source, lets the environment's builder build it, and points the
 //! function at what was built; makes the function when there is none. Until the build is done
 //! an existing function serves its old code.
 
@@ -27,17 +27,18 @@ use crate::wait::{self, Goal, State, Step, Verdict};
 const AFTER: &str = "\
 Examples:
   farplane fn deploy ./shop --env python
-  farplane fn deploy . --name shop --env node --url /shop --entrypoint index
+  farplane fn deploy hello.go --env go
+  farplane fn deploy . --name shop --env nodejs --url /shop --entrypoint index
 The log of a build that fails is printed. The same directory again changes nothing.";
 
 /// What is deployed.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER)]
 pub(crate) struct DeployArgs {
-    /// Directory with the source
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
-    /// Name of the function; that of the directory when left out
+    /// Directory with the source; or a file, where that is all of it
+    #[arg(value_name = "DIR|FILE")]
+    source: PathBuf,
+    /// Name of the function; that of the directory or file when left out
     #[arg(long, value_name = "NAME", value_parser = label)]
     name: Option<String>,
     /// Environment; made when there is none of that name and the platform knows the language
@@ -61,13 +62,9 @@ pub(crate) async fn run(app: &App, args: DeployArgs) -> Result<()> {
     options::check(&args.options).map_err(Failure::Usage)?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => name_of(&args.directory)?,
+        None => name_of(&args.source)?,
     };
-    if !args.directory.is_dir() {
-        let words = format!("{} is no directory", args.directory.display());
-        return Err(Failure::Usage(words).into());
-    }
-    let bytes = archive::code(&args.directory)?;
+    let bytes = archive::source(&args.source)?;
     let at = &args.at;
     let client = at.connect(app).await?;
     let environment = environment::ensure(app, &client, at, &args.env).await?;
@@ -87,15 +84,16 @@ pub(crate) async fn run(app: &App, args: DeployArgs) -> Result<()> {
     Ok(())
 }
 
-/// A name for the function from that of its directory.
-fn name_of(directory: &Path) -> Result<String, Failure> {
-    let real = directory.canonicalize().map_err(|error| {
-        Failure::Usage(format!("{} cannot be read: {error}", directory.display()))
-    })?;
-    let text = real
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+/// A name for the function from that of its directory or file.
+fn name_of(source: &Path) -> Result<String, Failure> {
+    let real = source
+        .canonicalize()
+        .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", source.display())))?;
+    let part = match real.is_dir() {
+        true => real.file_name(),
+        false => real.file_stem(),
+    };
+    let text = part.and_then(|name| name.to_str()).unwrap_or_default();
     label(text).map_err(|_| {
         Failure::Usage(format!(
             "{text:?} is no name for a function: give it one by --name"
@@ -200,6 +198,8 @@ mod tests {
         for path in [&good, &bad] {
             std::fs::create_dir(path).unwrap();
         }
+        std::fs::write(folder.path().join("hello.go"), "").unwrap();
+        assert_eq!(name_of(&folder.path().join("hello.go")).unwrap(), "hello");
         assert_eq!(name_of(&good.join(".")).unwrap(), "shop-2");
         assert!(name_of(&bad).unwrap_err().to_string().contains("--name"));
         assert!(name_of(&folder.path().join("absent")).is_err());
