@@ -111,17 +111,14 @@ pub struct Languages(BTreeMap<String, Language>);
 /// When an environment is described wrongly or a root cannot be made.
 pub fn install(root: &Path, cache: &Cache) -> Result<Languages> {
     let versions = Versions::read(root)?;
-    let debian = Debian {
-        cache,
-        suite: versions.get("debian")?,
-    };
+    let debian = Debian::new(cache, versions.get("debian")?);
     let queue = Mutex::new(folders(&root.join("environments"))?);
     let next = || queue.lock().ok().and_then(|mut queue| queue.pop());
     let base = debian.base()?;
     let work = || {
         let mut made = BTreeMap::new();
         while let Some(folder) = next() {
-            let language = Language::install(&debian, &base, &folder)
+            let language = Language::install(cache, &debian, &base, &folder)
                 .with_context(|| format!("install what {} asks for", folder.display()))?;
             made.insert(language.environment.name.clone(), language);
         }
@@ -207,7 +204,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 impl Language {
-    fn install(debian: &Debian<'_>, base: &Layer, folder: &Path) -> Result<Self> {
+    fn install(cache: &Cache, debian: &Debian<'_>, base: &Layer, folder: &Path) -> Result<Self> {
         let environment = Environment::read(folder)?;
         let name = &environment.name;
         let add = |name: String, below: &[Layer], packages: &[String]| {
@@ -224,7 +221,7 @@ impl Language {
         Ok(Self {
             builder: builder.transpose()?,
             runtime,
-            files: Layer::of_tree(debian.cache, name, &environment.tree(folder)?)?,
+            files: Layer::of_tree(cache, name, &environment.tree(folder)?)?,
             environment,
         })
     }

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
@@ -38,9 +39,11 @@ const EMPTIED: &[&str] = &[
     "sys",
     "tmp",
     "var/cache",
-    "var/lib/apt/lists",
+    LISTS,
     "var/log",
 ];
+/// Where lists of packages are.
+const LISTS: &str = "var/lib/apt/lists";
 /// Left by installing.
 const LEFT_OUT: &[&str] = &[
     "etc/hostname",
@@ -68,15 +71,26 @@ echo nonroot:x:65532: >> "$1/etc/group""#;
 /// Before the name of a file that a layer takes away.
 const WHITEOUT: &str = ".wh.";
 
+/// Brings the lists of packages that were fetched before.
+const WITH_LISTS: &str = r#"cp -a "$LISTS/." "$1/var/lib/apt/lists/""#;
+
 /// Makes roots of one suite.
 pub struct Debian<'a> {
-    /// Where layers are kept.
-    pub cache: &'a Cache,
-    /// Name of the suite.
-    pub suite: &'a str,
+    cache: &'a Cache,
+    suite: &'a str,
+    lists: Mutex<Option<PathBuf>>,
 }
 
-impl Debian<'_> {
+impl<'a> Debian<'a> {
+    /// Roots of this suite, whose layers are kept in `cache`.
+    pub fn new(cache: &'a Cache, suite: &'a str) -> Self {
+        Self {
+            cache,
+            suite,
+            lists: Mutex::default(),
+        }
+    }
+
     /// The layer that every root begins with.
     ///
     /// # Errors
@@ -118,11 +132,32 @@ impl Debian<'_> {
             }
             let before = look(&root)?;
             let mut command = self.mmdebstrap("custom", packages);
-            command.arg("--skip=check/empty");
+            command
+                .arg("--skip=check/empty,update")
+                .arg(format!("--setup-hook={WITH_LISTS}"))
+                .env("LISTS", self.lists()?);
             self.install(name, command, &root)?;
             write_difference(&root, &before, output)?;
             cache::remove(&root)
         })
+    }
+
+    /// Lists of the suite's packages, fetched once for all roots.
+    fn lists(&self) -> Result<PathBuf> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = &*lists {
+            return Ok(root.join(LISTS));
+        }
+        let root = self.cache.work("debian-lists")?;
+        let mut command = Command::new("mmdebstrap");
+        command.args([
+            "--mode=root",
+            "--format=directory",
+            "--variant=custom",
+            "--skip=check/empty,cleanup/apt/lists",
+        ]);
+        self.install("debian-lists", command, &root)?;
+        Ok(lists.insert(root).join(LISTS))
     }
 
     fn add_to_key(&self, key: &mut KeyBuilder) {
@@ -152,6 +187,16 @@ impl Debian<'_> {
             .arg(root)
             .env("SOURCE_DATE_EPOCH", "0");
         progress::run(name, "mmdebstrap", &mut command, &self.cache.log(name))
+    }
+}
+
+impl Drop for Debian<'_> {
+    fn drop(&mut self) {
+        let lists = self.lists.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(root) = lists {
+            // What stays is swept with the next build.
+            _ = cache::remove(root);
+        }
     }
 }
 
