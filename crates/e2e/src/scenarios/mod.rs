@@ -4,6 +4,7 @@ mod bad_days;
 mod chart;
 mod clocks;
 mod deletion;
+mod functions;
 mod hub;
 mod outages;
 mod proxy;
@@ -70,6 +71,30 @@ pub fn all() -> Vec<Scenario> {
             workloads::logs_exec_port_forward,
         ),
         scenario("nodes_pull_images_from_the_hub", registry::pulls),
+        scenario("functions_are_installed", functions::installed),
+        scenario("functions_in_python_answer", functions::python),
+        scenario("functions_in_nodejs_answer", functions::nodejs),
+        scenario("functions_that_do_not_load_say_why", functions::broken),
+        scenario(
+            "functions_have_no_token_of_the_cluster",
+            functions::no_token,
+        ),
+        scenario(
+            "functions_refuse_what_leaves_a_namespace",
+            functions::attacks,
+        ),
+        scenario(
+            "functions_answer_while_the_executor_is_away",
+            functions::executor_away,
+        ),
+        scenario(
+            "functions_answer_when_an_instance_is_killed",
+            functions::instance_killed,
+        ),
+        scenario(
+            "functions_are_uninstalled_to_nothing",
+            functions::uninstalled,
+        ),
         scenario("a_webhook_in_the_cluster_decides", workloads::webhook),
         scenario(
             "an_aggregated_api_in_the_cluster_answers",
