@@ -123,10 +123,19 @@ class Function:
         try:
             function, uses_flask = load(path, name)
             self.call = caller(function, uses_flask)
-        except BaseException:
-            text = traceback.format_exc()
+        except BaseException as error:
+            text = own_words(error)
             print(text, file=sys.stderr, flush=True)
             raise Refused(500, text) from None
+
+
+def own_words(error):
+    """The traceback without the frames that are ours or the import system's."""
+    told = traceback.TracebackException.from_exception(error)
+    ours = (__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+    frames = [frame for frame in told.stack if frame.filename not in ours]
+    told.stack = traceback.StackSummary.from_list(frames or told.stack)
+    return "".join(told.format())
 
 
 def load(path, name):
@@ -331,8 +340,7 @@ class Connection:
             except Refused as refusal:
                 status, headers, body = refusal.status, TEXT, refusal.text.encode()
             except Exception as error:
-                traceback.print_exc()
-                sys.stderr.flush()
+                print(own_words(error), file=sys.stderr, flush=True)
                 status, headers = 500, TEXT
                 body = f"{type(error).__name__}: {error}".encode()
             self.send(status, headers, body, keep, request.method == "HEAD")
