@@ -43,9 +43,22 @@ pub struct Admission<W> {
     next_id: u64,
     /// An instance is for one call.
     once: bool,
+    /// An ask failed while there was no instance; others may still be answered.
+    failing: bool,
     /// Addresses that are not called again, though their Pods may still be there: nothing
     /// answered, or their one call is over. With the time since when.
     spent: HashMap<String, Instant>,
+}
+
+/// What became of an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// There is an instance, and it has been added.
+    Added,
+    /// None could be made.
+    Failed,
+    /// The function has changed since: the answer says nothing.
+    Outdated,
 }
 
 /// What becomes of a call.
@@ -71,6 +84,7 @@ impl<W> Admission<W> {
             asked: 0,
             next_id: 0,
             once: false,
+            failing: false,
             spent: HashMap::new(),
         }
     }
@@ -155,6 +169,7 @@ impl<W> Admission<W> {
     /// The executor names an instance.
     pub fn add(&mut self, address: &str, now: Instant) -> Vec<(W, String)> {
         self.spent.remove(address);
+        self.failing = false;
         let place = self.instances.entry(address.to_owned());
         let place = place.or_insert(Place {
             calls: 0,
@@ -215,6 +230,10 @@ impl<W> Admission<W> {
 
     /// How many instances to ask for now; each is ended by [`Admission::answered`].
     pub fn ask(&mut self, now: Instant) -> usize {
+        // Those that wait are told why, instead of causing one failure after the other.
+        if self.failing {
+            return 0;
+        }
         let room = self.limit.saturating_sub(self.living() + self.asked);
         let patient = |waiting: &Waiting<W>| now.duration_since(waiting.since) < PATIENCE;
         let late = self
@@ -233,17 +252,26 @@ impl<W> Admission<W> {
         self.instances.values().filter(stays).count()
     }
 
-    /// An ask was answered, with or without an instance.
-    pub fn answered(&mut self) {
+    /// An ask was answered. Returns the calls that nothing can serve: the ask failed, there is no
+    /// instance, and no other ask may bring one.
+    pub fn answered(&mut self, answer: Answer) -> Vec<W> {
         self.asked = self.asked.saturating_sub(1);
-    }
-
-    /// Those in line when nothing can serve them: no instance, and none asked for.
-    pub fn abandon(&mut self) -> Vec<W> {
-        if self.asked > 0 || self.instances.values().any(|place| !place.leaving) {
+        if answer == Answer::Failed {
+            self.failing = true;
+        }
+        if self.living() > 0 {
+            self.failing = false;
+        }
+        if !self.failing || self.asked > 0 {
             return Vec::new();
         }
-        self.line.drain(..).map(|waiting| waiting.tell).collect()
+        self.failing = false;
+        self.close()
+    }
+
+    /// True when there is an instance that takes calls.
+    pub fn serves(&self) -> bool {
+        self.living() > 0
     }
 
     /// When calls that wait now become late, if any wait.

@@ -11,8 +11,8 @@ fn a_burst_of_short_calls_uses_one_instance() {
     }
     assert_eq!(state.ask(now), 1);
     assert_eq!(state.ask(now), 0);
-    state.answered();
     assert_eq!(state.add("a", now), [(0, "a".to_owned())]);
+    state.answered(Answer::Added);
     for number in 1..10 {
         assert_eq!(state.leave("a", now), [(number, "a".to_owned())]);
     }
@@ -40,9 +40,22 @@ fn the_line_is_told_when_nothing_can_serve_it() {
     state.enter('a', now);
     state.enter('b', now);
     assert_eq!(state.ask(now), 1);
-    assert!(state.abandon().is_empty());
-    state.answered();
-    assert_eq!(state.abandon(), ['a', 'b']);
+    // The second is late, and asked for too.
+    assert_eq!(state.ask(now + PATIENCE), 1);
+    assert!(state.answered(Answer::Failed).is_empty());
+    assert_eq!(state.ask(now + PATIENCE), 0);
+    assert_eq!(state.answered(Answer::Failed), ['a', 'b']);
+    state.enter('c', now);
+    assert_eq!(state.ask(now), 1);
+    assert!(state.answered(Answer::Outdated).is_empty());
+    assert_eq!(state.ask(now), 1);
+    // One that comes otherwise ends the failure.
+    state.enter('d', now);
+    assert_eq!(state.ask(now + PATIENCE), 1);
+    assert!(state.answered(Answer::Failed).is_empty());
+    assert_eq!(state.seen("a", now).len(), 1);
+    assert!(state.answered(Answer::Failed).is_empty());
+    assert_eq!(state.waiting(), 1);
 }
 
 #[test]
@@ -157,9 +170,14 @@ proptest! {
                 }
                 Event::Ask => { state.ask(now); Vec::new() }
                 Event::Answered(good) if state.asked > 0 => {
-                    state.answered();
                     made += 1;
-                    if good { state.add(&format!("made-{made}"), now) } else { Vec::new() }
+                    let told = if good {
+                        state.add(&format!("made-{made}"), now)
+                    } else {
+                        Vec::new()
+                    };
+                    state.answered(if good { Answer::Added } else { Answer::Failed });
+                    told
                 }
                 Event::Answered(_) => Vec::new(),
                 // Seen by the watch; only those that the limit has room for.

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::pool::{Peer, Sender};
+use crate::pool::{Link, Peer};
 use crate::state::Place;
 
 /// Why an answer breaks off.
@@ -85,7 +85,7 @@ pub struct Call {
     /// Its place.
     pub place: Place,
     /// Its connection.
-    pub sender: Sender,
+    pub link: Link,
     /// Where the connection goes afterwards.
     pub peer: Arc<Peer>,
 }
@@ -111,24 +111,27 @@ impl Limit {
     }
 }
 
-/// An instance's body. Once it has ended, the call's connection and place are free again; when it
-/// is dropped before, the connection is closed, so that the instance notices.
+/// An instance's body, which drives the connection that it comes by. Once it has ended, the call's
+/// connection and place are free again; when it is dropped before, the connection is closed, so
+/// that the instance notices.
 pub struct Passed {
     inner: Incoming,
     call: Option<Call>,
     limit: Limit,
-    clock: Pin<Box<Sleep>>,
+    /// Begun when there is something to wait for.
+    clock: Option<Pin<Box<Sleep>>>,
 }
 
 impl Passed {
     /// Passes on what comes.
     pub fn on(inner: Incoming, call: Call, limit: Limit) -> Body {
         let mut passed = Self {
-            clock: Box::pin(sleep_until(limit.next())),
-            call: Some(call),
             inner,
+            call: Some(call),
             limit,
+            clock: None,
         };
+        // Nobody asks for a body that is known to be empty.
         if passed.inner.is_end_stream() {
             passed.finish();
         }
@@ -136,36 +139,44 @@ impl Passed {
     }
 
     fn finish(&mut self) {
-        if let Some(Call {
-            place,
-            sender,
-            peer,
-        }) = self.call.take()
-        {
-            peer.put(sender);
+        if let Some(Call { place, link, peer }) = self.call.take() {
+            peer.put(link);
             drop(place);
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if polled.is_pending() && self.call.is_some() {
-            ready!(self.clock.as_mut().poll(cx));
+        // Asking for more comes first: the connection reads no more than is asked for.
+        let mut polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(call) = &mut self.call
+        {
+            call.link.drive(cx);
+            polled = Pin::new(&mut self.inner).poll_frame(cx);
+        }
+        let Poll::Ready(frame) = polled else {
+            ready!(self.wait(cx));
             self.call = None;
             return Poll::Ready(Some(Err(BodyError::Timeout)));
-        }
-        let frame = ready!(polled);
+        };
         if matches!(self.limit, Limit::Idle(..)) {
-            let next = self.limit.next();
-            self.clock.as_mut().reset(next);
-        }
-        if frame.is_none() || self.inner.is_end_stream() {
-            self.finish();
+            self.clock = None;
         }
         if matches!(frame, Some(Err(_))) {
             self.call = None;
+        } else if frame.is_none() || self.inner.is_end_stream() {
+            self.finish();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    /// Ready when the answer has taken too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let clock = self
+            .clock
+            .get_or_insert_with(|| Box::pin(sleep_until(limit.next())));
+        clock.as_mut().poll(cx)
     }
 }
 

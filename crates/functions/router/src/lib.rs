@@ -10,7 +10,9 @@
 
 mod admission;
 mod body;
+mod cors;
 mod executor;
+mod functions;
 mod metrics;
 mod pool;
 mod proxy;
@@ -18,26 +20,39 @@ mod route;
 mod router;
 mod serve;
 mod settings;
+mod stall;
 mod state;
+mod status;
 mod world;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use executor::Executor;
 use router::Router;
 use serve::{Door, serve};
+use state::lock;
 pub use settings::{Error, Settings};
+use status::Board;
 pub use world::Event;
 
 /// How often the executor hears what was used.
 const REPORT: Duration = Duration::from_secs(5);
+/// Changes that come together cause one look at the statuses.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// After a status could not be written.
+const RETRY: Duration = Duration::from_secs(5);
+/// No connection for this long after the end was asked for: all have heard.
+const QUIET: Duration = Duration::from_secs(2);
+/// Connections are taken for this long after the end was asked for, at most.
+const LONGEST_LEAVE: Duration = Duration::from_secs(15);
 /// Changes of the world that wait to be taken in.
 const EVENTS: usize = 1024;
 
@@ -51,13 +66,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
-    let watching = tokio::spawn(world::watch(client, sender, shutdown.clone()));
-    let ended = run_with(events, settings, shutdown).await;
+    let watching = tokio::spawn(world::watch(client.clone(), sender, CancellationToken::new()));
+    let ended = serve_all(events, Some(client), settings, shutdown).await;
     watching.abort();
     ended
 }
 
-/// [`run`] in a world that is told by events.
+/// [`run`] in a world that is told by events. No status is written.
 ///
 /// # Errors
 /// As [`run`].
@@ -66,21 +81,54 @@ pub async fn run_with(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    serve_all(events, None, settings, shutdown).await
+}
+
+async fn serve_all(
+    events: mpsc::Receiver<Event>,
+    client: Option<kube::Client>,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let executor = Executor::new(&settings.executor_url, &settings.secret)?;
     let public = listen(settings.public).await?;
     let internal = listen(settings.internal).await?;
     let metrics = listen(settings.metrics).await?;
     let router = Router::new(settings, executor);
-    let world = tokio::spawn(take_in(router.clone(), events));
-    let reports = tokio::spawn(report(router.clone()));
+    let mut tasks = JoinSet::new();
+    let statuses = Arc::new(Statuses::default());
+    tasks.spawn(take_in(router.clone(), events, statuses.clone()));
+    if let Some(client) = client {
+        tasks.spawn(write_statuses(router.clone(), statuses, client));
+    }
+    tasks.spawn(report(router.clone()));
+    let (quiet, done) = (CancellationToken::new(), CancellationToken::new());
+    tasks.spawn(leave(router.clone(), shutdown, quiet.clone()));
+    tasks.spawn(serve(router.clone(), metrics, Door::Metrics, done.clone()));
     tokio::join!(
-        serve(router.clone(), public, Door::Public, shutdown.clone()),
-        serve(router.clone(), internal, Door::Internal, shutdown.clone()),
-        serve(router, metrics, Door::Metrics, shutdown),
+        serve(router.clone(), public, Door::Public, quiet.clone()),
+        serve(router, internal, Door::Internal, quiet),
     );
-    world.abort();
-    reports.abort();
+    done.cancel();
     Ok(())
+}
+
+/// After the shutdown was asked for, connections are taken until nobody sends any more: it takes
+/// a while until all nodes have heard that this router is not ready.
+async fn leave(router: Arc<Router>, shutdown: CancellationToken, quiet: CancellationToken) {
+    shutdown.cancelled().await;
+    router.end();
+    let latest = Instant::now() + LONGEST_LEAVE;
+    let mut before = router.accepted();
+    while Instant::now() < latest {
+        sleep(QUIET).await;
+        let accepted = router.accepted();
+        if accepted == before {
+            break;
+        }
+        before = accepted;
+    }
+    quiet.cancel();
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -89,9 +137,37 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         .map_err(|source| Error::Listen { address, source })
 }
 
-async fn take_in(router: Arc<Router>, mut events: mpsc::Receiver<Event>) {
+async fn take_in(router: Arc<Router>, mut events: mpsc::Receiver<Event>, statuses: Arc<Statuses>) {
     while let Some(event) = events.recv().await {
+        if lock(&statuses.board).note(&event) {
+            statuses.changed.notify_one();
+        }
         router.apply(event);
+    }
+}
+
+/// Triggers whose status may have to be written.
+#[derive(Default)]
+struct Statuses {
+    board: Mutex<Board>,
+    changed: Notify,
+}
+
+async fn write_statuses(router: Arc<Router>, statuses: Arc<Statuses>, client: kube::Client) {
+    let mut written = true;
+    loop {
+        if written {
+            statuses.changed.notified().await;
+            sleep(DEBOUNCE).await;
+        } else {
+            sleep(RETRY).await;
+        }
+        // Before all is known, functions seem to be missing.
+        written = router.is_ready();
+        if written {
+            let writes = lock(&statuses.board).desired(router.as_ref(), &status::now());
+            written = status::write(&client, writes).await;
+        }
     }
 }
 
@@ -105,5 +181,8 @@ async fn report(router: Arc<Router>) {
 }
 
 #[cfg(test)]
-#[path = "calls_tests.rs"]
-mod tests;
+mod calls_tests;
+#[cfg(test)]
+mod doors_tests;
+#[cfg(test)]
+mod testing;

@@ -1,6 +1,7 @@
 //! Numbers about calls. The names are Fission's: canaries and dashboards look for them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -36,6 +37,34 @@ pub struct Metrics {
     overhead: Family<Function, Histogram, fn() -> Histogram>,
     cold_starts: Family<Function, Counter>,
     routes: Gauge,
+    /// By namespace and name.
+    meters: Arc<RwLock<HashMap<String, HashMap<String, Arc<Meter>>>>>,
+}
+
+/// The numbers of one function, at hand without a label being written.
+struct Meter {
+    function: Function,
+    overhead: Histogram,
+    cold_starts: Counter,
+    /// By path of the trigger.
+    paths: RwLock<HashMap<String, Vec<Outcome>>>,
+}
+
+/// Calls at one path that ended alike.
+struct Outcome {
+    method: Method,
+    status: StatusCode,
+    calls: Counter,
+    errors: Option<Counter>,
+}
+
+impl Outcome {
+    fn count(&self) {
+        self.calls.inc();
+        if let Some(errors) = &self.errors {
+            errors.inc();
+        }
+    }
 }
 
 /// From 10 µs, which no call is faster than, to 10 s and more.
@@ -83,6 +112,7 @@ impl Metrics {
             overhead,
             cold_starts,
             routes,
+            meters: Arc::default(),
         }
     }
 
@@ -99,27 +129,71 @@ impl Metrics {
         overhead: Duration,
         cold: bool,
     ) {
-        let call = Call {
-            function_name: name.to_owned(),
-            function_namespace: namespace.to_owned(),
-            path: path.to_owned(),
-            method: method.to_string(),
-            code: status.as_u16(),
-        };
+        let meter = self.meter(namespace, name);
+        meter.overhead.observe(overhead.as_secs_f64());
+        if cold {
+            meter.cold_starts.inc();
+        }
+        let paths = meter.paths.read().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = paths.get(path).map_or(&[][..], Vec::as_slice);
+        let same = |it: &&Outcome| it.status == status && it.method == *method;
+        if let Some(outcome) = outcomes.iter().find(same) {
+            return outcome.count();
+        }
+        drop(paths);
+        let outcome = self.outcome(&meter.function, path, method, status);
+        outcome.count();
+        let mut paths = meter.paths.write().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = paths.entry(path.to_owned()).or_default();
+        // Counters of the same labels are the same, so one that came in between does no harm.
+        if !outcomes.iter().any(|it| same(&it)) {
+            outcomes.push(outcome);
+        }
+    }
+
+    fn meter(&self, namespace: &str, name: &str) -> Arc<Meter> {
+        let meters = self.meters.read().unwrap_or_else(PoisonError::into_inner);
+        let known = meters.get(namespace).and_then(|names| names.get(name));
+        if let Some(meter) = known {
+            return meter.clone();
+        }
+        drop(meters);
         let function = Function {
             function_name: name.to_owned(),
             function_namespace: namespace.to_owned(),
         };
-        if status.as_u16() >= 400 {
-            self.errors.get_or_create(&call).inc();
+        let meter = Arc::new(Meter {
+            overhead: self.overhead.get_or_create(&function).clone(),
+            cold_starts: self.cold_starts.get_or_create(&function).clone(),
+            paths: RwLock::default(),
+            function,
+        });
+        let mut meters = self.meters.write().unwrap_or_else(PoisonError::into_inner);
+        let names = meters.entry(namespace.to_owned()).or_default();
+        names.entry(name.to_owned()).or_insert(meter).clone()
+    }
+
+    fn outcome(
+        &self,
+        function: &Function,
+        path: &str,
+        method: &Method,
+        status: StatusCode,
+    ) -> Outcome {
+        let labels = Call {
+            function_name: function.function_name.clone(),
+            function_namespace: function.function_namespace.clone(),
+            path: path.to_owned(),
+            method: method.to_string(),
+            code: status.as_u16(),
+        };
+        let failed = status.as_u16() >= 400;
+        Outcome {
+            method: method.clone(),
+            status,
+            calls: self.calls.get_or_create(&labels).clone(),
+            errors: failed.then(|| self.errors.get_or_create(&labels).clone()),
         }
-        self.calls.get_or_create(&call).inc();
-        if cold {
-            self.cold_starts.get_or_create(&function).inc();
-        }
-        self.overhead
-            .get_or_create(&function)
-            .observe(overhead.as_secs_f64());
     }
 
     /// How many routes there are.

@@ -1,12 +1,21 @@
 //! Connections to one instance, kept while calls need them.
+//!
+//! A [`Link`] has no task of its own: the call that uses it drives it, and so does the body of the
+//! answer. A warm call wakes nobody but its client's connection. Idle ones are driven by nobody;
+//! what the instance did meanwhile is seen when the next call takes one.
 
+use std::pin::{Pin, pin};
 use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::body::Sent;
 use crate::state::lock;
@@ -15,15 +24,67 @@ use crate::state::lock;
 const DIAL: Duration = Duration::from_secs(2);
 /// Idle connections per instance.
 const MAX_IDLE: usize = 256;
+/// How long a connection is kept without a call. Runtimes close theirs after 2 s and more; one
+/// that closes while a request is on its way leaves it unknown whether the function ran.
+const KEEP: Duration = Duration::from_millis(1500);
 
-/// Sends one request at a time.
-pub type Sender = SendRequest<Sent>;
+/// One connection; it serves one request at a time.
+pub struct Link {
+    sender: SendRequest<Sent>,
+    /// None when a task drives it, or it has ended.
+    driven: Option<Connection<TokioIo<TcpStream>, Sent>>,
+    used: Instant,
+}
+
+impl Link {
+    /// Moves bytes as far as they go.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.driven
+            && let Poll::Ready(ended) = Pin::new(connection).poll(cx)
+        {
+            self.driven = None;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to an instance ended");
+            }
+        }
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// Holds the request when nothing of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<Sent>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Sent>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let driven = &mut self.driven;
+        std::future::poll_fn(|cx| {
+            if let Some(connection) = driven
+                && Pin::new(connection).poll(cx).is_ready()
+            {
+                *driven = None;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// True when the last exchange is over on both ways and another may begin.
+    fn is_free(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            // Nothing is waited for.
+            self.drive(&mut Context::from_waker(Waker::noop()));
+        }
+        self.driven.is_some() && self.sender.is_ready()
+    }
+}
 
 /// An instance, as far as connections go.
 pub struct Peer {
     address: String,
     /// The one used last is on top.
-    idle: Mutex<Vec<Sender>>,
+    idle: Mutex<Vec<Link>>,
 }
 
 /// Why there is no connection.
@@ -49,21 +110,17 @@ impl Peer {
     }
 
     /// One that is open already.
-    pub async fn idle(&self) -> Option<Sender> {
-        loop {
-            let mut sender = lock(&self.idle).pop()?;
-            // Its task may not have seen the end of the last answer yet.
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(sender);
-            }
-        }
+    pub fn idle(&self) -> Option<Link> {
+        let link = lock(&self.idle).pop()?;
+        // Those below are older.
+        (link.used.elapsed() < KEEP).then_some(link)
     }
 
-    /// A new one.
+    /// A new one. With `upgrade` a task drives it, so that it may become something else.
     ///
     /// # Errors
     /// When the instance cannot be reached.
-    pub async fn dial(&self) -> Result<Sender, DialError> {
+    pub async fn dial(&self, upgrade: bool) -> Result<Link, DialError> {
         let fail = |reason: String| DialError::Connect {
             address: self.address.clone(),
             reason,
@@ -76,26 +133,43 @@ impl Peer {
             .set_nodelay(true)
             .map_err(|error| fail(error.to_string()))?;
         let (sender, connection) = http1::Builder::new()
-            .preserve_header_case(false)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|error| fail(error.to_string()))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to an instance ended");
-            }
-        });
-        Ok(sender)
+        let driven = if upgrade {
+            tokio::spawn(async move {
+                if let Err(error) = connection.with_upgrades().await {
+                    tracing::debug!(%error, "a connection to an instance ended");
+                }
+            });
+            None
+        } else {
+            Some(connection)
+        };
+        Ok(Link {
+            sender,
+            driven,
+            used: Instant::now(),
+        })
     }
 
-    /// Takes back a connection whose answer has been read.
-    pub fn put(&self, sender: Sender) {
-        if sender.is_closed() {
+    /// Takes back a connection whose answer has been read; one that is still busy is closed.
+    pub fn put(&self, mut link: Link) {
+        if !link.is_free() {
             return;
         }
+        let now = Instant::now();
+        link.used = now;
         let mut idle = lock(&self.idle);
+        let old = idle.partition_point(|other| now.duration_since(other.used) >= KEEP);
+        idle.drain(..old);
         if idle.len() < MAX_IDLE {
-            idle.push(sender);
+            idle.push(link);
         }
+    }
+
+    /// Closes connections that no call needed for a while.
+    pub fn sweep(&self) {
+        lock(&self.idle).retain(|link| link.used.elapsed() < KEEP);
     }
 }

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{Body, Call, Limit, Passed, Sent};
-use crate::pool::Sender;
+use crate::pool::Link;
 use crate::state::{Meta, Place, Refusal, Slot};
 
 /// Every proxy adds whom it got the request from.
@@ -75,10 +75,11 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
             deadline
         };
         let peer = place.peer();
-        let (mut sender, fresh) = match peer.idle().await {
-            Some(sender) => (sender, false),
-            None => match peer.dial().await {
-                Ok(sender) => (sender, true),
+        let idle = if upgrade { None } else { peer.idle() };
+        let (mut link, fresh) = match idle {
+            Some(link) => (link, false),
+            None => match peer.dial(upgrade).await {
+                Ok(link) => (link, true),
                 Err(error) if tries < MAX_TRIES => {
                     tracing::info!(%error, "an instance does not answer; trying another");
                     place.is_dead();
@@ -91,7 +92,7 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
             },
         };
         let sent = Instant::now();
-        let answer = timeout_at(deadline, sender.try_send_request(request)).await;
+        let answer = timeout_at(deadline, link.send(request)).await;
         let Ok(answer) = answer else {
             let reason = format!(
                 "the function did not answer within its timeout of {} s",
@@ -101,11 +102,7 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
         };
         match answer {
             Ok(response) => {
-                let call = Call {
-                    place,
-                    sender,
-                    peer,
-                };
+                let call = Call { place, link, peer };
                 let response = pass_on(response, call, client, limit);
                 return Ok(Answered {
                     response,
@@ -269,8 +266,8 @@ fn pass_on(
         && let Some(client) = client
     {
         let instance = hyper::upgrade::on(&mut response);
-        let Call { place, sender, .. } = call;
-        tokio::spawn(join(client, instance, place, sender));
+        let Call { place, link, .. } = call;
+        tokio::spawn(join(client, instance, place, link));
         let (parts, _) = response.into_parts();
         return Response::from_parts(parts, Body::Text(None));
     }
@@ -284,7 +281,7 @@ async fn join(
     client: hyper::upgrade::OnUpgrade,
     instance: hyper::upgrade::OnUpgrade,
     place: Place,
-    sender: Sender,
+    link: Link,
 ) {
     let joined = async {
         let (client, instance) = tokio::try_join!(client, instance)?;
@@ -295,5 +292,5 @@ async fn join(
     if let Err(error) = joined.await {
         tracing::debug!(%error, "an upgraded connection ended");
     }
-    drop((place, sender));
+    drop((place, link));
 }

@@ -1,15 +1,14 @@
 //! All functions and routes, kept as the world says.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use farplane_functions_types::FunctionReference;
 use farplane_functions_types::auth::{Key, Service};
 use farplane_functions_types::wire::Usage;
-use rand::Rng as _;
 
 use crate::executor::Executor;
+use crate::functions::{Functions, Missing};
 use crate::metrics::Metrics;
 use crate::route::{Route, Table};
 use crate::settings::Settings;
@@ -22,12 +21,8 @@ pub struct Router {
     pub settings: Settings,
     /// Routes.
     pub table: RwLock<Table>,
-    /// Functions by namespace and name.
-    functions: RwLock<HashMap<(String, String), Arc<Slot>>>,
-    /// The same by UID.
-    by_uid: RwLock<HashMap<String, Arc<Slot>>>,
-    /// Instances that were seen before their function was.
-    early: RwLock<HashMap<String, Vec<(i64, String)>>>,
+    /// Functions and their instances.
+    pub functions: RwLock<Functions>,
     executor: Arc<Executor>,
     /// What is counted.
     pub metrics: Metrics,
@@ -35,58 +30,73 @@ pub struct Router {
     pub internal_key: Key,
     /// The world has been seen once.
     synced: AtomicBool,
+    /// The end was asked for.
+    ending: AtomicBool,
+    /// Connections that were taken, of the public and the internal listener.
+    accepted: AtomicU64,
 }
 
 impl Router {
     /// Knows nothing yet.
     pub fn new(settings: Settings, executor: Executor) -> Arc<Self> {
+        let executor = Arc::new(executor);
         let internal_key = Key::derived(&settings.secret, Service::RouterInternal, None);
         Arc::new(Self {
             settings,
             table: RwLock::default(),
-            functions: RwLock::default(),
-            by_uid: RwLock::default(),
-            early: RwLock::default(),
-            executor: Arc::new(executor),
+            functions: RwLock::new(Functions::new(executor.clone())),
+            executor,
             metrics: Metrics::default(),
             internal_key,
             synced: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
         })
     }
 
-    /// True once the world has been seen.
+    /// True once the world has been seen, until the end is asked for.
     pub fn is_ready(&self) -> bool {
-        self.synced.load(Ordering::Acquire)
+        self.synced.load(Ordering::Acquire) && !self.is_ending()
     }
 
-    /// The function of this name.
-    pub fn function(&self, namespace: &str, name: &str) -> Option<Arc<Slot>> {
-        let key = (namespace.to_owned(), name.to_owned());
-        read(&self.functions).get(&key).cloned()
+    /// No more calls are wanted; those that come are answered, and their connections closed.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
     }
 
-    /// The function that a reference means, by its weights when it has some.
-    pub fn resolve(&self, namespace: &str, reference: &FunctionReference) -> Option<Arc<Slot>> {
-        if reference.kind != "function-weights" {
-            return self.function(namespace, &reference.name);
-        }
-        let weights: Vec<(&String, u64)> = reference
-            .function_weights
-            .iter()
-            .filter_map(|(name, weight)| Some((name, u64::try_from(*weight).ok()?)))
-            .collect();
-        let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
-        if total == 0 {
-            return None;
-        }
-        let mut drawn = rand::rng().random_range(0..total);
-        for (name, weight) in weights {
-            if drawn < weight {
-                return self.function(namespace, name);
-            }
-            drawn -= weight;
-        }
-        None
+    /// True when no more calls are wanted.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Counts a connection.
+    pub fn accept(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Connections that were taken so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// What a reference of this namespace means.
+    ///
+    /// # Errors
+    /// What of it is not there.
+    pub fn resolve(
+        &self,
+        namespace: &str,
+        reference: &FunctionReference,
+    ) -> Result<Arc<Slot>, Missing> {
+        read(&self.functions).resolve(namespace, reference, rand::random::<u64>)
+    }
+
+    /// A function, with its version or alias when there is a label.
+    ///
+    /// # Errors
+    /// What of it is not there.
+    pub fn labelled(&self, namespace: &str, name: &str, label: &str) -> Result<Arc<Slot>, Missing> {
+        read(&self.functions).labelled(namespace, name, label, rand::random::<u64>)
     }
 
     /// Takes in what happened.
@@ -108,80 +118,35 @@ impl Router {
                 write(&self.table).remove(&namespace, &name);
                 self.metrics.routes(read(&self.table).len());
             }
-            Event::Function(function) => self.put_function(Meta::of(&function)),
+            Event::Function(function) => write(&self.functions).put(Meta::of(&function)),
             Event::FunctionGone { namespace, name } => {
-                let gone = write(&self.functions).remove(&(namespace, name));
-                if let Some(slot) = gone {
-                    write(&self.by_uid).remove(&slot.meta().key.uid);
-                    slot.close();
-                }
+                write(&self.functions).remove_live(&namespace, &name);
+            }
+            Event::Version(version) => write(&self.functions).put(Meta::of_version(&version)),
+            Event::VersionGone { namespace, name } => {
+                write(&self.functions).remove_version(&namespace, &name);
+            }
+            Event::Alias(alias) => write(&self.functions).put_alias(&alias),
+            Event::AliasGone { namespace, name } => {
+                write(&self.functions).remove_alias(&namespace, &name);
             }
             Event::Instance {
                 uid,
                 generation,
                 version,
                 address,
-            } => {
-                // Those of a version are not for calls of the live function.
-                if version.is_empty() {
-                    self.put_instance(uid, generation, address);
-                }
-            }
+            } => write(&self.functions).put_instance(uid, version, generation, address),
             Event::InstanceGone { address } => {
-                for slot in read(&self.by_uid).values() {
-                    slot.remove_instance(&address);
-                }
-                for list in write(&self.early).values_mut() {
-                    list.retain(|(_, other)| *other != address);
-                }
+                write(&self.functions).remove_instance(&address);
             }
             Event::Synced => self.synced.store(true, Ordering::Release),
         }
     }
 
-    fn put_function(&self, meta: Meta) {
-        let name = (meta.key.namespace.clone(), meta.key.name.clone());
-        let (uid, generation) = (meta.key.uid.clone(), meta.key.generation);
-        let known = read(&self.by_uid).get(&uid).cloned();
-        let slot = if let Some(slot) = known {
-            slot.change(meta);
-            slot
-        } else {
-            let slot = Slot::new(meta, self.executor.clone());
-            // One of the same name that was deleted meanwhile goes.
-            let old = write(&self.functions).insert(name, slot.clone());
-            if let Some(old) = old {
-                write(&self.by_uid).remove(&old.meta().key.uid);
-                old.close();
-            }
-            write(&self.by_uid).insert(uid.clone(), slot.clone());
-            slot
-        };
-        if let Some(early) = write(&self.early).remove(&uid) {
-            for (of, address) in early {
-                if of == generation {
-                    slot.add_instance(&address);
-                }
-            }
-        }
-    }
-
-    fn put_instance(&self, uid: String, generation: i64, address: String) {
-        let slot = read(&self.by_uid).get(&uid).cloned();
-        match slot {
-            Some(slot) if slot.meta().key.generation == generation => slot.add_instance(&address),
-            Some(_) => {}
-            None => write(&self.early)
-                .entry(uid)
-                .or_default()
-                .push((generation, address)),
-        }
-    }
-
     /// What was used since, for the executor.
     pub fn usage(&self) -> Usage {
-        let instances = read(&self.by_uid)
-            .values()
+        let instances = read(&self.functions)
+            .all()
             .flat_map(|slot| slot.usage())
             .collect();
         Usage {

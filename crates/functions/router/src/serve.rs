@@ -4,34 +4,35 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_functions_types::auth;
 use farplane_functions_types::names::header;
 use farplane_functions_types::wire::Failure;
-use farplane_functions_types::{CorsConfig, auth};
-use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, VARY,
-};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, VARY};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, Sent};
+use crate::cors;
 use crate::proxy::{self, Client, Target};
-use crate::route::{self, Found, Matched, Route};
+use crate::route::{self, Found, Matched};
 use crate::router::{Router, read};
+use crate::stall::Stalling;
 use crate::state::Refusal;
 
 /// How long a client may take to send a request's head.
 const HEAD: Duration = Duration::from_secs(60);
+/// Headers of a request.
+const MAX_HEADERS: usize = 100;
+/// Bytes of a request's head; also what is read at once of a body.
+const MAX_HEAD: usize = 64 << 10;
 /// Largest body of an internal call, in bytes.
 const MAX_INTERNAL_BODY: usize = 16 << 20;
 /// How long calls may run on after the end was asked for.
@@ -62,6 +63,9 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
+                    if door != Door::Metrics {
+                        router.accept();
+                    }
                     connections.spawn(connection(router.clone(), socket, door, shutdown.clone()));
                 }
                 Err(error) => {
@@ -94,12 +98,22 @@ async fn connection(
             request.extensions_mut().insert(client);
         }
         let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(&router, door, request).await) }
+        async move {
+            let mut response = answer(&router, door, request).await;
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if router.is_ending() && !switches {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(socket), service)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(Stalling::new(socket)), service)
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -155,12 +169,19 @@ async fn public(router: &Router, request: Request<Incoming>) -> Response<Body> {
             );
             headers.append(VARY, HeaderValue::from_static("Origin"));
             if let (Some(cors), Some(origin)) = (cors, origin) {
-                allow_origin(&cors, &origin, response.headers_mut());
+                cors::allow_origin(&cors, &origin, response.headers_mut());
             }
             response
         }
         Found::OtherMethods(routes) if method == Method::OPTIONS && origin.is_some() => {
-            preflight(&routes, request.headers())
+            match cors::preflight(&routes, request.headers()) {
+                Some(headers) => {
+                    let mut response = text(StatusCode::NO_CONTENT, "");
+                    *response.headers_mut() = headers;
+                    response
+                }
+                None => text(StatusCode::FORBIDDEN, "this origin may not call this route"),
+            }
         }
         Found::OtherMethods(_) => refused(
             &request_id(&request),
@@ -202,20 +223,19 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         Ok(request) => request,
         Err(refusal) => return refused(&id, refusal),
     };
-    let known = |namespace: &str, name: &str| router.function(namespace, name).is_some();
-    let target = route::internal(&path, known);
-    let slot = target.and_then(|(namespace, name, _label, rest)| {
-        Some((router.function(&namespace, &name)?, rest))
-    });
-    let Some((slot, path)) = slot else {
-        let mut response = refused(
-            &id,
-            Refusal::new(StatusCode::NOT_FOUND, "there is no such function"),
-        );
+    let known = |namespace: &str, name: &str| router.labelled(namespace, name, "").is_ok();
+    let missing = |reason: String| {
+        let mut response = refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
+        let miss = HeaderValue::from_static("true");
+        response.headers_mut().insert(header::ROUTE_MISS, miss);
         response
-            .headers_mut()
-            .insert(header::ROUTE_MISS, HeaderValue::from_static("true"));
-        return response;
+    };
+    let Some((namespace, name, label, path)) = route::internal(&path, known) else {
+        return missing(format!("no function is at {path}"));
+    };
+    let slot = match router.labelled(&namespace, &name, &label) {
+        Ok(slot) => slot,
+        Err(error) => return missing(error.to_string()),
     };
     let target = Target {
         slot,
@@ -266,14 +286,13 @@ async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> 
         let reason = "asynchronous calls are not taken here";
         return refused(&id, Refusal::new(StatusCode::NOT_IMPLEMENTED, reason));
     }
-    let Some(slot) = router.resolve(&route.namespace, &route.function) else {
-        let reason = format!(
-            "route {}/{} leads to function {}, which does not exist",
-            route.namespace, route.trigger, route.function.name
-        );
-        return refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
+    let slot = match router.resolve(&route.namespace, &route.function) {
+        Ok(slot) => slot,
+        Err(error) => {
+            let reason = format!("route {}/{}: {error}", route.namespace, route.trigger);
+            return refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
+        }
     };
-
     let target = Target {
         slot,
         path,
@@ -292,7 +311,10 @@ async fn run(
     let began = Instant::now();
     let method = request.method().clone();
     let meta = target.slot.meta();
-    let (response, overhead, cold) = match proxy::call(target, request, id).await {
+    let waiting = Gone { id, began };
+    let called = proxy::call(target, request, id).await;
+    std::mem::forget(waiting);
+    let (response, overhead, cold) = match called {
         Ok(answered) => (answered.response, answered.sent - began, answered.cold),
         Err(refusal) => (refused(id, refusal), began.elapsed(), false),
     };
@@ -307,6 +329,19 @@ async fn run(
         cold,
     );
     response
+}
+
+/// Says so when a client does not wait for its answer.
+struct Gone<'a> {
+    id: &'a str,
+    began: Instant,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let waited = self.began.elapsed();
+        tracing::info!(status = 499, id = self.id, ?waited, "the client is gone");
+    }
 }
 
 fn host<B>(request: &Request<B>) -> String {
@@ -357,70 +392,5 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     let mut response = text(status, body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
-/// Whether scripts of this origin may read answers.
-fn allows(cors: &CorsConfig, origin: &HeaderValue) -> bool {
-    let origin = origin.to_str().unwrap_or_default();
-    cors.allow_origins
-        .iter()
-        .any(|one| one == "*" || one.eq_ignore_ascii_case(origin))
-}
-
-fn allow_origin(cors: &CorsConfig, origin: &HeaderValue, headers: &mut HeaderMap) {
-    if !allows(cors, origin) {
-        return;
-    }
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    if cors.allow_credentials {
-        headers.insert(
-            ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            HeaderValue::from_static("true"),
-        );
-    }
-    if let Ok(list) = HeaderValue::from_str(&cors.expose_headers.join(", "))
-        && !list.is_empty()
-    {
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, list);
-    }
-}
-
-/// A browser asks before it sends. Without a corsConfig no other origin may.
-fn preflight(routes: &[Arc<Route>], asked: &HeaderMap) -> Response<Body> {
-    let origin = asked.get(ORIGIN);
-    let method = asked
-        .get(ACCESS_CONTROL_REQUEST_METHOD)
-        .and_then(|it| it.to_str().ok());
-    let route = routes.iter().find(|route| {
-        method.is_none_or(|wanted| route.methods.iter().any(|it| it.as_str() == wanted))
-    });
-    let cors = route.and_then(|route| Some((route, route.cors.as_ref()?)));
-    let Some(((route, cors), origin)) = cors
-        .zip(origin)
-        .filter(|((_, cors), origin)| allows(cors, origin))
-    else {
-        return text(StatusCode::FORBIDDEN, "this origin may not call this route");
-    };
-    let mut response = text(StatusCode::NO_CONTENT, "");
-    let headers = response.headers_mut();
-    allow_origin(cors, origin, headers);
-    let methods = if cors.allow_methods.is_empty() {
-        route.methods.iter().map(Method::to_string).collect()
-    } else {
-        cors.allow_methods.clone()
-    };
-    let mut set = |name, value: String| {
-        if let Ok(value) = HeaderValue::from_str(&value)
-            && !value.is_empty()
-        {
-            headers.insert(name, value);
-        }
-    };
-    set(ACCESS_CONTROL_ALLOW_METHODS, methods.join(", "));
-    set(ACCESS_CONTROL_ALLOW_HEADERS, cors.allow_headers.join(", "));
-    if let Some(IntOrString::Int(seconds)) = cors.max_age {
-        set(ACCESS_CONTROL_MAX_AGE, seconds.to_string());
-    }
     response
 }

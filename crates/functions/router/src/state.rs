@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use farplane_functions_types::function::Streaming;
-use farplane_functions_types::wire::{Failure, FunctionKey, InstanceRequest, InstanceUsage};
-use farplane_functions_types::{ExecutorType, Function};
+use farplane_functions_types::wire::{
+    Failure, FunctionKey, Instance, InstanceRequest, InstanceUsage,
+};
+use farplane_functions_types::{ExecutorType, Function, FunctionSpec, FunctionVersion};
 use http::StatusCode;
 use kube::ResourceExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::admission::{Admission, Entry};
+use crate::admission::{Admission, Answer, Entry};
 use crate::executor::{Denied, Executor};
 use crate::pool::Peer;
 
@@ -24,6 +26,9 @@ use crate::pool::Peer;
 const EXECUTOR_GRACE: Duration = Duration::from_secs(5);
 /// Until an executor that knows of more instances than the router is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
+
+/// Until another instance is asked for beside some that serve, when none could be made.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What of a function calls need.
 #[derive(Clone, Debug)]
@@ -47,9 +52,32 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Of the object.
+    /// Of a live function.
     pub fn of(function: &Function) -> Self {
-        let spec = &function.spec;
+        let key = FunctionKey {
+            namespace: function.namespace().unwrap_or_default(),
+            name: function.name_any(),
+            uid: function.uid().unwrap_or_default(),
+            generation: function.metadata.generation.unwrap_or(0),
+            version: String::new(),
+        };
+        Self::new(key, &function.spec, function.resource_version())
+    }
+
+    /// Of a version of a function.
+    pub fn of_version(version: &FunctionVersion) -> Self {
+        let spec = &version.spec;
+        let key = FunctionKey {
+            namespace: version.namespace().unwrap_or_default(),
+            name: spec.function_name.clone(),
+            uid: spec.function_uid.clone(),
+            generation: spec.function_generation,
+            version: version.name_any(),
+        };
+        Self::new(key, &spec.snapshot, version.resource_version())
+    }
+
+    fn new(key: FunctionKey, spec: &FunctionSpec, resource_version: Option<String>) -> Self {
         // Instances that autoscaling makes are not ours to fill one by one.
         let pooled = spec.executor_type() == ExecutorType::Poolmgr;
         let most = spec
@@ -59,15 +87,9 @@ impl Meta {
             .unwrap_or(1)
             .max(1);
         Self {
-            key: FunctionKey {
-                namespace: function.namespace().unwrap_or_default(),
-                name: function.name_any(),
-                uid: function.uid().unwrap_or_default(),
-                generation: function.metadata.generation.unwrap_or(0),
-                version: String::new(),
-            },
+            key,
             once: spec.once_only,
-            resource_version: function.resource_version().unwrap_or_default(),
+            resource_version: resource_version.unwrap_or_default(),
             timeout: Duration::from_secs(spec.timeout_seconds()),
             specialisation: Duration::from_secs(spec.specialization_seconds()),
             streaming: spec.streaming.clone(),
@@ -226,6 +248,10 @@ impl Slot {
         }
     }
 
+    fn serves(&self) -> bool {
+        lock(&self.admission).serves()
+    }
+
     /// How many calls wait.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
@@ -234,6 +260,9 @@ impl Slot {
 
     /// What was used, for the executor.
     pub fn usage(&self) -> Vec<InstanceUsage> {
+        for peer in lock(&self.peers).values() {
+            peer.sweep();
+        }
         let admission = lock(&self.admission);
         admission
             .usage(now())
@@ -341,31 +370,44 @@ impl Slot {
             };
             let deadline = Instant::now() + meta.specialisation + EXECUTOR_GRACE;
             let answer = self.executor.instance(&request, deadline).await;
-            if matches!(answer, Err(Denied::Full(_))) && !request.known.is_empty() {
-                // It is asked for all this while, so nobody asks again at once.
-                tokio::time::sleep(FULL_PAUSE).await;
+            // It is asked for all this while, so nobody asks again at once.
+            match &answer {
+                Err(Denied::Full(_)) if self.serves() => sleep(FULL_PAUSE).await,
+                Err(Denied::Failed { .. }) if self.serves() => sleep(FAILED_PAUSE).await,
+                _ => {}
             }
-            let mut abandoned = Vec::new();
             let mut refusal = None;
-            let next = {
+            let (next, refused) = {
                 let mut admission = lock(&self.admission);
-                admission.answered();
+                // The lock holds back a change of the function meanwhile.
+                let changed = self.meta().key.generation > known_generation(&answer, &meta);
                 match answer {
-                    Ok(instance) => admission.add(&instance.address, now()),
+                    _ if changed => (Vec::new(), admission.answered(Answer::Outdated)),
+                    Ok(instance) => {
+                        let next = admission.add(&instance.address, now());
+                        (next, admission.answered(Answer::Added))
+                    }
                     Err(denied) => {
-                        abandoned = admission.abandon();
                         refusal = Some(refusal_of(denied));
-                        Vec::new()
+                        (Vec::new(), admission.answered(Answer::Failed))
                     }
                 }
             };
             self.tell(next, true);
-            for (tell, refusal) in abandoned.into_iter().zip(refusal.iter().cycle()) {
+            for (tell, refusal) in refused.into_iter().zip(refusal.iter().cycle()) {
                 // Its client is gone.
                 _ = tell.send(Err(refusal.clone()));
             }
             self.drive();
         })
+    }
+}
+
+/// Which generation an answer speaks of.
+fn known_generation(answer: &Result<Instance, Denied>, asked: &Meta) -> i64 {
+    match answer {
+        Ok(instance) => instance.function.generation,
+        Err(_) => asked.key.generation,
     }
 }
 

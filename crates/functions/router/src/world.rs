@@ -9,7 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 
 use farplane_functions_types::names::{label, port};
-use farplane_functions_types::{ExecutorType, Function, HTTPTrigger};
+use farplane_functions_types::{
+    ExecutorType, Function, FunctionAlias, FunctionVersion, HTTPTrigger,
+};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -33,6 +35,24 @@ pub enum Event {
     Function(Box<Function>),
     /// A function was deleted.
     FunctionGone {
+        /// Namespace of it.
+        namespace: String,
+        /// Name of it.
+        name: String,
+    },
+    /// A version of a function is new.
+    Version(Box<FunctionVersion>),
+    /// A version was deleted.
+    VersionGone {
+        /// Namespace of it.
+        namespace: String,
+        /// Name of it.
+        name: String,
+    },
+    /// An alias is new or has changed.
+    Alias(Box<FunctionAlias>),
+    /// An alias was deleted.
+    AliasGone {
         /// Namespace of it.
         namespace: String,
         /// Name of it.
@@ -64,19 +84,23 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: Cancel
     let instances = watcher::Config::default().labels(label::FUNCTION_UID);
     let mut triggers = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
     let mut functions = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
+    let mut versions = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
+    let mut aliases = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
     let mut pods = pin!(watcher(Api::all(client), instances).default_backoff());
-    let mut known = (
-        Known::<HTTPTrigger>::default(),
-        Known::<Function>::default(),
-        Known::<Pod>::default(),
-    );
+    let mut known_triggers = Known::<HTTPTrigger>::default();
+    let mut known_functions = Known::<Function>::default();
+    let mut known_versions = Known::<FunctionVersion>::default();
+    let mut known_aliases = Known::<FunctionAlias>::default();
+    let mut known_pods = Known::<Pod>::default();
     let mut synced = false;
     loop {
         let told = tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(event) = triggers.next() => known.0.next(event),
-            Some(event) = functions.next() => known.1.next(event),
-            Some(event) = pods.next() => known.2.next(event),
+            Some(event) = triggers.next() => known_triggers.next(event),
+            Some(event) = functions.next() => known_functions.next(event),
+            Some(event) = versions.next() => known_versions.next(event),
+            Some(event) = aliases.next() => known_aliases.next(event),
+            Some(event) = pods.next() => known_pods.next(event),
             else => return,
         };
         for event in told {
@@ -84,7 +108,12 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: Cancel
                 return;
             }
         }
-        if !synced && known.0.listed && known.1.listed && known.2.listed {
+        let listed = known_triggers.listed
+            && known_functions.listed
+            && known_versions.listed
+            && known_aliases.listed
+            && known_pods.listed;
+        if listed && !synced {
             synced = true;
             if events.send(Event::Synced).await.is_err() {
                 return;
@@ -212,6 +241,41 @@ impl Kind for Function {
 
     fn gone((namespace, name): (String, String), (): ()) -> Option<Event> {
         Some(Event::FunctionGone { namespace, name })
+    }
+}
+
+impl Kind for FunctionVersion {
+    type Trace = ();
+
+    fn key(&self) -> (String, String) {
+        key(self)
+    }
+
+    fn told(mut self, _: Option<()>) -> (Option<Event>, ()) {
+        self.managed_fields_mut().clear();
+        self.spec.snapshot.podspec = None;
+        (Some(Event::Version(Box::new(self))), ())
+    }
+
+    fn gone((namespace, name): (String, String), (): ()) -> Option<Event> {
+        Some(Event::VersionGone { namespace, name })
+    }
+}
+
+impl Kind for FunctionAlias {
+    type Trace = ();
+
+    fn key(&self) -> (String, String) {
+        key(self)
+    }
+
+    fn told(mut self, _: Option<()>) -> (Option<Event>, ()) {
+        self.managed_fields_mut().clear();
+        (Some(Event::Alias(Box::new(self))), ())
+    }
+
+    fn gone((namespace, name): (String, String), (): ()) -> Option<Event> {
+        Some(Event::AliasGone { namespace, name })
     }
 }
 

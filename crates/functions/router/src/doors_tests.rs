@@ -1,0 +1,102 @@
+//! What each listener leads to.
+
+use bytes::Bytes;
+use farplane_functions_types::auth::{self, Key, Service};
+use farplane_functions_types::wire::Failure;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::Event;
+use crate::testing::{SECRET, Scripted, World, send};
+
+#[tokio::test]
+async fn the_public_door_leads_to_routes_only() {
+    let world = World::start(json!({}), &[]).await;
+    let status = async |path: &str| world.get(path).await.0.as_u16();
+    assert_eq!(status("/").await, 200);
+    assert_eq!(status("/router-healthz").await, 200);
+    assert_eq!(status("/readyz").await, 503);
+    world.router.apply(Event::Synced);
+    assert_eq!(status("/readyz").await, 200);
+    assert_eq!(status("/fission-function/f").await, 404);
+    assert_eq!(status("/elsewhere").await, 404);
+    let (_, headers, body) = world.get("/elsewhere").await;
+    assert_eq!(headers["x-fission-component"], "router");
+    assert!(serde_json::from_str::<Failure>(&body).is_ok());
+    assert!(world.get("/_version").await.2.contains("1.2.3"));
+    let wrong = Request::delete("/f").body(Full::default()).unwrap();
+    assert_eq!(send(world.public, wrong).await.0, 405);
+}
+
+#[tokio::test]
+async fn the_internal_door_wants_a_signature() {
+    let instance = Scripted::start().await;
+    let world = World::start(json!({}), &[&instance]).await;
+    let call = async |path: &str, secret: &[u8]| {
+        let body = Bytes::from_static(b"body");
+        let mut request = Request::post(path);
+        let key = Key::derived(secret, Service::RouterInternal, None);
+        for (name, value) in key
+            .sign("POST", path, &body, auth::now())
+            .unwrap()
+            .headers()
+        {
+            request = request.header(name, value);
+        }
+        send(world.internal, request.body(Full::new(body)).unwrap()).await
+    };
+    assert_eq!(call("/fission-function/f", b"other").await.0, 401);
+    let (status, _, body) = call("/fission-function/default/f/echo", SECRET).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "body"));
+    let (status, _, body) = call("/fission-function/f/a?b=c", SECRET).await;
+    assert_eq!(status, 200);
+    assert!(body.starts_with("/a?b=c\n"), "{body}");
+    assert!(!body.contains("x-fission-auth-"), "{body}");
+    let (status, headers, _) = call("/fission-function/g", SECRET).await;
+    assert_eq!(status, 404);
+    assert!(headers.contains_key("x-fission-route-miss"));
+}
+
+#[tokio::test]
+async fn other_origins_may_call_when_the_trigger_says_so() {
+    let instance = Scripted::start().await;
+    let world = World::start(json!({}), &[]).await;
+    world.instance(&instance.address);
+    world.trigger(
+        "c",
+        json!({
+            "relativeurl": "/c", "methods": ["GET", "PUT"],
+            "functionref": {"type": "name", "name": "f"},
+            "corsConfig": {
+                "allowOrigins": ["https://a.example"], "allowHeaders": ["x-mine"],
+                "exposeHeaders": ["x-yours"], "allowCredentials": true, "maxAge": "10m",
+            },
+        }),
+    );
+    let ask = async |path: &str, origin: &str, method: &str| {
+        let request = Request::options(path)
+            .header("origin", origin)
+            .header("access-control-request-method", method);
+        send(world.public, request.body(Full::default()).unwrap()).await
+    };
+    let (status, headers, _) = ask("/c", "https://a.example", "PUT").await;
+    assert_eq!(status, 204);
+    for (name, value) in [
+        ("access-control-allow-origin", "https://a.example"),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-allow-methods", "GET, PUT"),
+        ("access-control-allow-headers", "x-mine"),
+        ("access-control-max-age", "600"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert_eq!(ask("/c", "https://b.example", "PUT").await.0, 403);
+    assert_eq!(ask("/c", "https://a.example", "DELETE").await.0, 403);
+    assert_eq!(ask("/f", "https://a.example", "GET").await.0, 403);
+    let get = Request::get("/c").header("origin", "https://a.example");
+    let (status, headers, _) = send(world.public, get.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 200);
+    assert_eq!(headers["access-control-allow-origin"], "https://a.example");
+    assert_eq!(headers["access-control-expose-headers"], "x-yours");
+}
