@@ -13,9 +13,12 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Returns once the Pods are listed and those that can say what they are have said it.
-pub(crate) async fn adopt(engine: Arc<Engine>, mut listing: watch::Receiver<bool>) {
-    if listing.wait_for(|listed| *listed).await.is_err() {
-        std::future::pending::<()>().await;
+pub(crate) async fn adopt(engine: Arc<Engine>, listings: Vec<watch::Receiver<bool>>) {
+    for mut listing in listings {
+        // Fails only when the watch has ended, which is noticed elsewhere.
+        if listing.wait_for(|listed| *listed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
     let asked = async {
         while engine.state().probing() > 0 {

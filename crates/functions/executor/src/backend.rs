@@ -7,6 +7,7 @@ use farplane_functions_types::ExecutorType;
 use farplane_functions_types::wire::{FunctionKey, Instance, Usage};
 use futures::future::BoxFuture;
 
+use crate::deploy::Deployments;
 use crate::engine::Engine;
 use crate::failed::Failed;
 use crate::revision::Revision;
@@ -50,16 +51,14 @@ impl Backend for Pooled {
 pub(crate) struct Backends {
     pub engine: Arc<Engine>,
     pub pooled: Pooled,
+    pub deployments: Arc<Deployments>,
 }
 
 impl Backends {
-    fn of(&self, executor: ExecutorType) -> Result<&dyn Backend, Failed> {
+    fn of(&self, executor: ExecutorType) -> &dyn Backend {
         match executor {
-            ExecutorType::Poolmgr => Ok(&self.pooled),
-            ExecutorType::Newdeploy | ExecutorType::Container => Err(Failed::wrong(
-                "executor",
-                format!("executor type {} cannot be run yet", executor.as_str()),
-            )),
+            ExecutorType::Poolmgr => &self.pooled,
+            ExecutorType::Newdeploy | ExecutorType::Container => self.deployments.as_ref(),
         }
     }
 
@@ -72,12 +71,20 @@ impl Backends {
                 return Err(failed);
             }
         };
-        self.of(revision.executor)?.instance(&revision, known).await
+        let outcome = self.of(revision.executor).instance(&revision, known).await;
+        if let Err(failed) = &outcome
+            && failed.is_worth_telling()
+        {
+            self.engine
+                .report(revision.key.clone(), Some(failed.clone()));
+        }
+        outcome
     }
 
     /// What a router used.
     pub fn usage(&self, usage: &Usage, now: Instant) {
         self.pooled.usage(usage, now);
+        self.deployments.usage(usage, now);
     }
 
     /// An instance was used, by somebody who does not count calls.

@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::{annotation, label, port};
 use farplane_functions_types::wire::{FunctionKey, Instance};
 use k8s_openapi::api::core::v1::Pod;
@@ -46,7 +47,7 @@ pub(crate) struct Engine {
     pub world: World,
     pub tenants: Tenants,
     pub metrics: Metrics,
-    fetchers: Fetchers,
+    pub fetchers: Fetchers,
     state: Mutex<State>,
     /// Somebody waits for a pool, or nobody does any more.
     pub demand: Notify,
@@ -99,6 +100,12 @@ impl Engine {
     pub fn report(&self, key: FunctionKey, failed: Option<Failed>) {
         // Fails only when everything ends.
         _ = self.reports.send((key, failed));
+    }
+
+    /// True when a function's instances are Pods of pools.
+    pub fn is_pooled(&self, key: &FunctionKey) -> bool {
+        let revision = self.world.current(key);
+        revision.is_ok_and(|revision| revision.executor == ExecutorType::Poolmgr)
     }
 
     /// An instance beside those that the caller knows.

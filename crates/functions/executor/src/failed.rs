@@ -45,6 +45,15 @@ impl Failed {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "executor", reason)
     }
 
+    /// Says something about the function, not about a moment.
+    pub(crate) fn is_worth_telling(&self) -> bool {
+        let passes = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        !passes.contains(&self.status)
+    }
+
     /// As it is sent.
     pub(crate) fn message(&self) -> Failure {
         Failure {

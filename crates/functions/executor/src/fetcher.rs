@@ -23,6 +23,7 @@ use crate::revision::Revision;
 use crate::state::PodRef;
 
 const SPECIALIZE: &str = "/specialize";
+const READINESS: &str = "/readiness-healthz";
 /// How long a connection within the cluster may take.
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long a fetcher may take to say what it is.
@@ -78,6 +79,19 @@ impl Fetchers {
             return Err(CallError::Refused(failure(status, &body)));
         }
         serde_json::from_slice(&body).map_err(|error| CallError::Broken(error.to_string()))
+    }
+
+    /// True when a fetcher that loads at its start has done so.
+    pub async fn is_loaded(&self, pod: &PodRef) -> bool {
+        let Ok(request) = self.request(pod, Method::GET, READINESS, Bytes::new(), None) else {
+            return false;
+        };
+        let answer = timeout(STATE, self.send(pod, request, true)).await;
+        let loaded = matches!(answer, Ok(Ok((status, _))) if status.is_success());
+        if loaded {
+            self.forget(&pod.uid);
+        }
+        loaded
     }
 
     /// Gives a Pod its code. The caller bounds the time.

@@ -14,6 +14,7 @@
 
 mod adopt;
 mod backend;
+mod deploy;
 mod engine;
 mod error;
 mod failed;
@@ -24,10 +25,12 @@ mod objects;
 mod pod;
 mod pods;
 mod pools;
+mod provision;
 #[cfg(test)]
 mod real_api_tests;
 mod revision;
 mod serve;
+mod services;
 mod settings;
 mod state;
 mod status;
@@ -40,6 +43,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::label;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -53,6 +57,7 @@ pub use error::Error;
 pub use settings::Settings;
 
 use backend::{Backends, Pooled};
+use deploy::{Deployments, Seen};
 use engine::Engine;
 use leader::Election;
 use metrics::Metrics;
@@ -127,16 +132,30 @@ async fn work(
     let mut watches = JoinSet::new();
     let world = World::start(&client, &settings.storage_url, &mut watches);
     let ours = watcher::Config::default().labels(label::EXECUTOR_TYPE);
-    let deployments = Watched::<Deployment>::start(&client, ours, &mut watches, |_| {});
+    let deployments = Watched::<Deployment>::start(&client, ours.clone(), &mut watches, |_| {});
+    let seen = Seen {
+        deployments: deployments.clone(),
+        services: Watched::start(&client, ours.clone(), &mut watches, |_| {}),
+        scalers: Watched::start(&client, ours, &mut watches, |_| {}),
+    };
     world.ready().await;
     deployments.ready().await;
+    seen.services.ready().await;
+    seen.scalers.ready().await;
     let (reports, reported) = mpsc::unbounded_channel();
     let engine = Arc::new(Engine::new(client, settings, world, metrics, reports));
     let (listed, listing) = watch::channel(false);
     watches.spawn(pods::run(engine.clone(), listed));
+    let own = Arc::new(Deployments::new(engine.clone()));
+    let mut listings = vec![listing];
+    for executor in [ExecutorType::Newdeploy, ExecutorType::Container] {
+        let (listed, listing) = watch::channel(false);
+        listings.push(listing);
+        watches.spawn(own.clone().watch(executor, listed));
+    }
 
     let mut parts = JoinSet::new();
-    let ready = adopt::adopt(engine.clone(), listing);
+    let ready = adopt::adopt(engine.clone(), listings);
     tokio::select! {
         () = ready => {}
         () = shutdown.cancelled() => return Ok(()),
@@ -144,10 +163,13 @@ async fn work(
     }
     let pools = Pools::new(engine.clone(), deployments);
     parts.spawn(named("pools", pools.run()));
+    parts.spawn(named("Deployments", own.clone().run(seen)));
     parts.spawn(named("upkeep", upkeep::run(engine.clone())));
+    parts.spawn(named("provisioning", provision::run(engine.clone())));
     parts.spawn(named("statuses", status::run(engine.clone(), reported)));
     front.lead(Arc::new(Backends {
         pooled: Pooled(engine.clone()),
+        deployments: own.clone(),
         engine: engine.clone(),
     }));
     let ended = tokio::select! {

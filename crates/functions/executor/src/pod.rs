@@ -17,7 +17,7 @@ use kube::ResourceExt as _;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use guard::Refused;
+pub(crate) use guard::{Refused, variables};
 pub(crate) use merge::merge;
 
 /// Name of the fetcher's container; no other may have it.

@@ -216,7 +216,7 @@ impl State {
         self.pods.insert(uid.clone(), entry);
         match served {
             Some(labels) => {
-                self.live(&uid, labels.key, labels.code_hash, now);
+                self.settle(&uid, labels.key, labels.code_hash, now);
                 Vec::new()
             }
             None => self.probe(&uid),
@@ -329,7 +329,7 @@ impl State {
                 return vec![Effect::Delete(reference, "its function has changed since")];
             }
         };
-        self.live(uid, key.clone(), code_hash.clone(), now);
+        self.settle(uid, key.clone(), code_hash.clone(), now);
         let served = true;
         vec![Effect::Label(
             reference,
@@ -341,7 +341,7 @@ impl State {
         )]
     }
 
-    fn live(&mut self, uid: &str, key: FunctionKey, code_hash: String, now: Instant) {
+    fn settle(&mut self, uid: &str, key: FunctionKey, code_hash: String, now: Instant) {
         let id = RevisionId {
             uid: key.uid.clone(),
             version: key.version.clone(),
@@ -381,7 +381,7 @@ impl State {
             group.starting = group.starting.saturating_sub(1);
         }
         let mut made = instance(&entry.view, &revision.key, true);
-        self.live(uid, revision.key.clone(), id.code_hash.clone(), now);
+        self.settle(uid, revision.key.clone(), id.code_hash.clone(), now);
         let cold = made.clone();
         made.cold = false;
         let sharing = self
@@ -433,6 +433,17 @@ impl State {
     /// Pods that are being asked what they are.
     pub fn probing(&self) -> usize {
         self.pods.values().filter(|entry| entry.probing).count()
+    }
+
+    /// Instances of a revision, with those that are being made.
+    pub fn count(&self, id: &RevisionId) -> usize {
+        let group = self.groups.get(id);
+        group.map_or(0, |group| group.live.len() + group.starting)
+    }
+
+    /// Instances of a revision that have their code.
+    pub fn live(&self, id: &RevisionId) -> usize {
+        self.groups.get(id).map_or(0, |group| group.live.len())
     }
 
     /// Addresses of a function's instances.

@@ -19,8 +19,10 @@ use crate::engine::{Engine, Report};
 use crate::failed::Failed;
 use crate::objects::{FIELD_MANAGER, READY, Said, is_code, now, set_condition};
 use crate::revision::{Revision, ready_package};
+use crate::services::Services;
 
 const PACKAGE_READY: &str = "PackageReady";
+const PROVISIONED: &str = "Provisioned";
 /// Changes that arrive together cause one look.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// After a write failed.
@@ -33,6 +35,47 @@ const LONGEST: usize = 4096;
 pub(crate) struct Desired {
     conditions: Vec<Condition>,
     last_error: Option<Value>,
+    provisioned: Option<Provisioned>,
+}
+
+/// Instances that are made before they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Provisioned {
+    pub ready: i64,
+    pub target: i64,
+    /// What the function says; `target` has our limits.
+    pub said: i64,
+}
+
+impl Provisioned {
+    fn of(engine: &Engine, function: &Function, revision: &Revision) -> Option<Self> {
+        let said = function.spec.provisioned_concurrency.as_ref()?.target;
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let live = number(engine.state().live(&revision.id()));
+        let target = number(crate::provision::target(revision));
+        Some(Self {
+            ready: live.min(target),
+            target,
+            said,
+        })
+    }
+
+    fn words(self) -> Said {
+        let Self {
+            ready,
+            target,
+            said,
+        } = self;
+        let message = format!("{ready} of {target} instances are ready");
+        if ready < target {
+            return Said::no("Warming", message);
+        }
+        if target < said {
+            let message = format!("{message}; {said} are more than one function may have");
+            return Said::yes("Clamped", message);
+        }
+        Said::yes("Satisfied", message)
+    }
 }
 
 /// The last error as it is written; `code` says of which code it is.
@@ -56,6 +99,7 @@ pub(crate) fn desired(
     package: Option<&Package>,
     resolved: &Result<Arc<Revision>, Failed>,
     error: Option<&Value>,
+    provisioned: Option<Provisioned>,
     at: &Time,
 ) -> Desired {
     let generation = function.metadata.generation;
@@ -64,7 +108,9 @@ pub(crate) fn desired(
         .as_ref()
         .map(|status| status.conditions.clone())
         .unwrap_or_default();
-    conditions.retain(|one| one.type_ == READY || one.type_ == PACKAGE_READY);
+    let ours = [READY, PACKAGE_READY, PROVISIONED];
+    conditions.retain(|one| ours.contains(&one.type_.as_str()));
+    conditions.retain(|one| one.type_ != PROVISIONED || provisioned.is_some());
     // An error of other code says nothing of this.
     let error = error.filter(|error| {
         resolved
@@ -90,9 +136,14 @@ pub(crate) fn desired(
         };
         set_condition(&mut conditions, PACKAGE_READY, &said, generation, at);
     }
+    if let Some(provisioned) = provisioned {
+        let said = provisioned.words();
+        set_condition(&mut conditions, PROVISIONED, &said, generation, at);
+    }
     Desired {
         conditions,
         last_error: error.cloned(),
+        provisioned,
     }
 }
 
@@ -113,13 +164,21 @@ fn says(status: Option<&FunctionStatus>, desired: &Desired, generation: Option<i
 pub(crate) async fn run(engine: Arc<Engine>, mut reported: mpsc::UnboundedReceiver<Report>) {
     // By UID; none says that the last instance was made well.
     let mut news: HashMap<String, Option<Failed>> = HashMap::new();
+    let services = Services::default();
+    let note = |news: &mut HashMap<String, Option<Failed>>, (key, outcome): Report| {
+        if outcome.is_none() && engine.is_pooled(&key) {
+            services.made(&engine, &key);
+        }
+        news.insert(key.uid, outcome);
+    };
     let mut functions = engine.world.functions.clone();
     let mut packages = engine.world.packages.clone();
     let mut environments = engine.world.environments.clone();
     loop {
-        while let Ok((key, outcome)) = reported.try_recv() {
-            news.insert(key.uid, outcome);
+        while let Ok(report) = reported.try_recv() {
+            note(&mut news, report);
         }
+        services.keep(|key| engine.world.current(key).is_ok());
         let failed = look(&engine, &mut news).await;
         let retry = async {
             if !failed {
@@ -132,9 +191,7 @@ pub(crate) async fn run(engine: Arc<Engine>, mut reported: mpsc::UnboundedReceiv
             () = packages.changed() => {}
             () = environments.changed() => {}
             () = retry => {}
-            Some((key, outcome)) = reported.recv() => {
-                news.insert(key.uid, outcome);
-            }
+            Some(report) = reported.recv() => note(&mut news, report),
         }
         tokio::time::sleep(DEBOUNCE).await;
     }
@@ -167,11 +224,16 @@ async fn look(engine: &Engine, news: &mut HashMap<String, Option<Failed>>) -> bo
                 Some(same_but_later(old.map(|old| &old.0), new))
             }
         };
+        let provisioned = resolved
+            .as_ref()
+            .ok()
+            .and_then(|revision| Provisioned::of(engine, &function, revision));
         let want = desired(
             &function,
             package.as_deref(),
             &resolved,
             error.as_ref(),
+            provisioned,
             &at,
         );
         if says(
@@ -212,6 +274,11 @@ async fn write(engine: &Engine, function: &Function, want: &Desired) -> Result<(
     });
     if let Some(error) = &want.last_error {
         status["lastError"] = error.clone();
+    }
+    if let Some(provisioned) = want.provisioned {
+        status["provisionedReady"] = provisioned.ready.into();
+        status["provisionedTarget"] = provisioned.target.into();
+        status["provisionedSpecTarget"] = provisioned.said.into();
     }
     let body = json!({
         "apiVersion": Function::api_version(&()),
@@ -280,18 +347,18 @@ mod tests {
         };
         let at = now();
         let first = resolved(&package);
-        let want = desired(&function, Some(&package), &first, None, &at);
+        let want = desired(&function, Some(&package), &first, None, None, &at);
         assert_eq!(said(&want, READY), ("True", "Available"));
         assert_eq!(said(&want, PACKAGE_READY), ("True", "PackageReady"));
         let failed = Failed::wrong("function", "NameError: x");
         let code = first.as_ref().unwrap().code_hash.clone();
         let error = error_value(&failed, &code, &at);
-        let want = desired(&function, Some(&package), &first, Some(&error), &at);
+        let want = desired(&function, Some(&package), &first, Some(&error), None, &at);
         assert_eq!(said(&want, READY), ("False", "CodeNotLoaded"));
         assert_eq!(want.last_error.as_ref().unwrap()["reason"], "NameError: x");
         package.spec.deployment.literal = "eQ==".into();
         let second = resolved(&package);
-        let want = desired(&function, Some(&package), &second, Some(&error), &at);
+        let want = desired(&function, Some(&package), &second, Some(&error), None, &at);
         assert_eq!(said(&want, READY), ("True", "Available"));
         assert_eq!(want.last_error, None);
     }
@@ -308,9 +375,24 @@ mod tests {
             storage_url: "",
         })
         .map(Arc::new);
-        let want = desired(&function, None, &missing, None, &now());
+        let want = desired(&function, None, &missing, None, None, &now());
         assert_eq!(said(&want, READY), ("False", "NotRunnable"));
         assert_eq!(said(&want, PACKAGE_READY), ("False", "PackageNotReady"));
+    }
+
+    #[test]
+    fn what_is_provisioned_is_said() {
+        let words = |ready, target, said| {
+            Provisioned {
+                ready,
+                target,
+                said,
+            }
+            .words()
+        };
+        assert_eq!(words(1, 3, 3).reason, "Warming");
+        assert_eq!(words(3, 3, 3).reason, "Satisfied");
+        assert_eq!(words(20, 20, 50).reason, "Clamped");
     }
 
     #[test]

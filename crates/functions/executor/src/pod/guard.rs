@@ -327,3 +327,34 @@ fn volume(field: &str, volume: &Value) -> Check {
     }
     Ok(())
 }
+
+/// Variables by which other code than the function's would run, or that are the platform's.
+const VARIABLES: [&str; 8] = [
+    "RESOURCE_VERSION_COUNT",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "NODE_OPTIONS",
+    "PYTHONPATH",
+];
+
+/// Checks a function's environment variables.
+pub(crate) fn variables(env: &Value, env_from: &Value) -> Check {
+    each("env", env, |field, item| {
+        let name = item["name"].as_str().unwrap_or_default().to_uppercase();
+        if name.starts_with("FISSION_") || VARIABLES.contains(&name.as_str()) {
+            return Err(Refused::new(field, format!("{name} cannot be set")));
+        }
+        only(
+            &format!("{field}.valueFrom"),
+            &item["valueFrom"],
+            &["secretKeyRef", "configMapKeyRef"],
+        )?;
+        keys(field, &item["valueFrom"]["secretKeyRef"]["name"])
+    })?;
+    each("envFrom", env_from, |field, item| {
+        keys(field, &item["secretRef"]["name"])
+    })
+}

@@ -151,7 +151,7 @@ impl State {
             })
             .collect();
         unused.sort();
-        let keep = revision.retain.max(revision.provisioned);
+        let keep = revision.retain.max(crate::provision::target(revision));
         let spare = group.live.len().saturating_sub(keep);
         unused
             .into_iter()

@@ -153,6 +153,7 @@ impl Cluster {
         let router = Router::new()
             .route(FETCHER_STATE, get(state))
             .route("/specialize", post(specialize))
+            .route("/readiness-healthz", get(|| async {}))
             .with_state(scene);
         let bind = async |port| TcpListener::bind(SocketAddr::new(ip, port)).await.unwrap();
         let (fetcher, runtime) = (bind(port::FETCHER).await, bind(port::RUNTIME).await);
