@@ -168,6 +168,7 @@ async function call(request, response) {
 
 async function specialise(request, response, second) {
   const body = await readBody(request);
+  if (taken) throw new Refused(400, 'Not a generic container');
   let where = path.join(USERFUNC, 'user');
   let name = '';
   if (second) {
@@ -177,7 +178,6 @@ async function specialise(request, response, second) {
       if (typeof where !== 'string') throw new Error();
     } catch { throw new Refused(400, 'filepath and functionName are needed, as JSON'); }
   }
-  if (taken) throw new Refused(400, 'Not a generic container');
   taken = true;
   try {
     userFunction = await load(where, name);

@@ -488,6 +488,8 @@ class Server:
         if path == "/healthz":
             return 200, [], b""
         if path in OWN_PATHS and request.method == "POST":
+            if self.function.taken:
+                raise Refused(400, "Not a generic container")
             where, name = os.path.join(USERFUNC, "user"), ""
             if path == "/v2/specialize":
                 try:

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "this call fails"
+exit 3

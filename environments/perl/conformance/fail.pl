@@ -1,0 +1,1 @@
+return sub { die "this call fails\n" };

@@ -1,0 +1,4 @@
+return sub {
+    my ($request) = @_;
+    return "Hello, world!\n";
+};
