@@ -154,7 +154,7 @@ pub fn broken(world: &World) -> Result<()> {
     world.eventually("describe tells the cause", MINUTE, || {
         Ok(farplane(world, &["fn", "describe", "broken"])?.contains("nothing_of_that_name"))
     })?;
-    farplane(world, &["fn", "delete", "broken"])?;
+    farplane(world, &["fn", "delete", "broken", "--yes"])?;
     Ok(())
 }
 
@@ -329,7 +329,7 @@ pub fn no_token(world: &World) -> Result<()> {
         answer.contains("token False keys []"),
         "a function sees: {answer}"
     );
-    farplane(world, &["fn", "delete", "look"])?;
+    farplane(world, &["fn", "delete", "look", "--yes"])?;
     Ok(())
 }
 
