@@ -1,0 +1,1 @@
+../perl/Serve.pm

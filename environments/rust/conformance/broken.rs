@@ -1,0 +1,7 @@
+use farplane_function::Request;
+
+pub fn init() {
+    panic!("no such thing")
+}
+
+pub fn handler(_: Request) {}
