@@ -159,7 +159,10 @@ pub(crate) fn package_finding(package: &Package, function: &str, repeat: Repeat<
                 },
                 log => format!("the build of package {name} failed:\n{log}"),
             };
-            let next = repeat(&format!("fn deploy DIR --name {function}"));
+            let environment = &package.spec.environment.name;
+            let next = repeat(&format!(
+                "fn deploy DIR --name {function} --env {environment}"
+            ));
             finding(Health::Bad, words).next(format!("mend the source, then `{next}`"))
         }
         build::PENDING => finding(

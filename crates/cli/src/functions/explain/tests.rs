@@ -63,7 +63,7 @@ fn a_failed_build_ends_the_wait_with_its_log() {
     let words = failure.to_string();
     assert!(words.contains("failed:\na\nModuleNotFound: x\n"), "{words}");
     assert!(
-        words.contains("fn deploy DIR --name hello -n shop"),
+        words.contains("fn deploy DIR --name hello --env python -n shop"),
         "{words}"
     );
 }

@@ -75,12 +75,34 @@ pub(crate) async fn run(app: &App, args: DeployArgs) -> Result<()> {
     };
     let wanted = package::spec(&at.namespace, &args.env, code);
     let made = package::ensure(&client, &at.namespace, &name, wanted).await?;
-    let built = build(app, &client, &args, &name, &made).await?;
-    put(app, &client, &args, &name, &built).await?;
+    let place = Some(at.namespace.as_str());
+    if objects::find::<Function>(&client, place, &name)
+        .await?
+        .is_none()
+    {
+        // So that `fn describe` tells of a build that fails or never ends.
+        put(app, &client, &args, &name, &made).await?;
+        build(app, &client, &args, &name, &made).await?;
+    } else {
+        let built = match build(app, &client, &args, &name, &made).await {
+            Ok(built) => built,
+            Err(error) => {
+                // Its log is told here and now; nothing else will ever name it.
+                package::discard(&client, &at.namespace, &made.name_any()).await?;
+                return Err(error);
+            }
+        };
+        put(app, &client, &args, &name, &built).await?;
+    }
     args.route.add(app, &client, at, &name).await?;
     ready::wait(app, &client, at, &name, &args.waiting).await?;
-    let call = at.command(&format!("fn test {name}"));
-    app.out.say(format_args!("`{call}` calls it"));
+    app.out.say(match args.waiting.no_wait {
+        true => format!(
+            "`{}` tells how the build is",
+            at.command(&format!("fn describe {name}"))
+        ),
+        false => format!("`{}` calls it", at.command(&format!("fn test {name}"))),
+    });
     Ok(())
 }
 

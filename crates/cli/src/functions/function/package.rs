@@ -62,17 +62,27 @@ pub(crate) async fn ensure(
 ) -> Result<Package> {
     let name = name(function, &spec);
     if let Some(found) = objects::find::<Package>(client, Some(namespace), &name).await? {
-        let failed = found
-            .status
-            .as_ref()
-            .is_some_and(|status| status.build_status == build_status::FAILED);
-        if !failed {
+        if !failed(&found) {
             return Ok(found);
         }
         // The same source is built again: whatever was missing may be there now.
         objects::delete::<Package>(client, Some(namespace), &name).await?;
     }
     objects::create(client, Some(namespace), &Package::new(&name, spec)).await
+}
+
+/// Deletes a package whose build failed, unless somebody uses it.
+pub(crate) async fn discard(client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let found = objects::find::<Package>(client, Some(namespace), name).await?;
+    match found.as_ref().is_some_and(failed) {
+        true => release(client, namespace, name, "").await,
+        false => Ok(()),
+    }
+}
+
+fn failed(package: &Package) -> bool {
+    let status = package.status.as_ref();
+    status.is_some_and(|status| status.build_status == build_status::FAILED)
 }
 
 /// Deletes a package unless other functions, or published versions, use it.
