@@ -22,6 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Finds a peer that is gone without a word during a long call.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a page of metrics.
+const LONGEST_METRICS: usize = 64 * 1024 * 1024;
 /// Pauses between two tries to reach the router.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -63,7 +65,10 @@ impl Answer {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// Nothing was sent.
-    #[error("cannot reach the router at {address}; is it running? {source}")]
+    #[error(
+        "cannot reach the router at {address}; is it running? {}",
+        chain(source)
+    )]
     NotSent {
         address: String,
         source: hyper_util::client::legacy::Error,
@@ -156,6 +161,22 @@ impl Caller {
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Reads an address of the platform, unsigned.
+    pub async fn get(&self, url: &str, deadline: Duration) -> Result<Bytes, CallError> {
+        let request = Request::builder().uri(url).body(Full::default())?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|source| {
+                let address = url.to_owned();
+                CallError::NotSent { address, source }
+            })?;
+            read(response, LONGEST_METRICS).await
+        };
+        match tokio::time::timeout(deadline, exchange).await {
+            Ok(outcome) => Ok(outcome?.body),
+            Err(_) => Err(CallError::Deadline(deadline)),
         }
     }
 

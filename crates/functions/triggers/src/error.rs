@@ -17,6 +17,17 @@ pub enum Error {
         /// As given.
         url: String,
     },
+    /// The port of asynchronous calls could not be opened.
+    #[error("failed to listen on {address} for asynchronous calls")]
+    Listen {
+        /// Address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store of asynchronous calls could not be opened.
+    #[error("{0}; is its volume mounted and writable, and used by no other process?")]
+    Store(String),
     /// A task ended although nobody asked it to.
     #[error("the {part} ended; the log before this line says why")]
     Ended {

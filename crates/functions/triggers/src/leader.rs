@@ -50,7 +50,7 @@ fn decide(lease: Option<&Lease>, identity: &str, unchanged: Duration) -> Step {
 }
 
 /// A process that wants a lease.
-pub(crate) struct Election {
+pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
@@ -59,6 +59,7 @@ pub(crate) struct Election {
 }
 
 impl Election {
+    /// Wants the lease of this name, as this process.
     pub fn new(api: Api<Lease>, name: &str, identity: &str) -> Self {
         Self {
             api,

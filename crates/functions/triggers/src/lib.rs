@@ -7,12 +7,14 @@
 //! anything twice.
 
 mod caller;
+mod canary;
 mod context;
 pub mod cron;
 pub mod duration;
 mod error;
 mod headers;
-mod leader;
+mod invocations;
+pub mod leader;
 mod messages;
 mod objects;
 #[cfg(test)]
@@ -56,6 +58,16 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let caller = Caller::new(&settings.router_url, &settings.secret)?;
+    // Every process listens; the one that leads takes calls.
+    let mut listening = JoinSet::new();
+    let listener = match &settings.invocations {
+        None => None,
+        Some(wanted) => {
+            let (listener, socket) = invocations::bind(wanted, &settings.secret).await?;
+            listening.spawn(listener.clone().serve(socket));
+            Some(listener)
+        }
+    };
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let mut election = Election::new(leases, LEASE, &settings.pod_name);
     tokio::select! {
@@ -64,7 +76,7 @@ pub async fn run(
     }
     let outcome = tokio::select! {
         error = election.hold() => Err(error),
-        outcome = work(client, settings, caller, shutdown) => outcome,
+        outcome = work(client, settings, caller, listener, shutdown) => outcome,
     };
     if outcome.is_ok() {
         // Without it the next process waits a little longer; no reason to hang here.
@@ -81,6 +93,7 @@ async fn work(
     client: Client,
     settings: Settings,
     caller: Caller,
+    listener: Option<invocations::Listener>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let mut watches = JoinSet::new();
@@ -102,6 +115,14 @@ async fn work(
     parts.spawn(named("watches", watches::run(context.clone(), triggers)));
     let triggers = Watched::start(&client, &mut watches);
     parts.spawn(named("messages", messages::run(context.clone(), triggers)));
+    let canaries = Watched::start(&client, &mut watches);
+    parts.spawn(named("canaries", canary::run(context.clone(), canaries)));
+    if let (Some(listener), Some(wanted)) = (listener, &context.settings.invocations) {
+        let store = invocations::open(&wanted.directory)?;
+        let aliases = Watched::start(&client, &mut watches);
+        let queue = invocations::run(context.clone(), store, listener, aliases);
+        parts.spawn(named("invocations", queue));
+    }
     loop {
         tokio::select! {
             Some(_) = watches.join_next() => return Err(Error::Ended { part: "watch of objects" }),

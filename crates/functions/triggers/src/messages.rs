@@ -11,7 +11,7 @@
 
 mod broker;
 mod delivery;
-mod nats;
+pub(crate) mod nats;
 mod plan;
 mod subscription;
 
@@ -25,6 +25,7 @@ use crate::objects::{self, READY, Said, Watched, set_condition};
 use crate::subscriptions::{self, Board, key};
 
 use plan::Plan;
+pub(crate) use plan::{NATS, scoped};
 
 const BINDING_READY: &str = "BindingReady";
 

@@ -35,6 +35,8 @@ pub enum Service {
     Executor,
     /// The router's internal listener.
     RouterInternal,
+    /// The queue of asynchronous calls. Our own.
+    Invocations,
 }
 
 impl Service {
@@ -45,6 +47,7 @@ impl Service {
             Self::Builder => "builder",
             Self::Executor => "executor",
             Self::RouterInternal => "router-internal",
+            Self::Invocations => "invocations",
         }
     }
 }

@@ -15,6 +15,14 @@ pub const INSTANCES: &str = "/farplane/v1/instances";
 pub const USAGE: &str = "/farplane/v1/usage";
 /// Path: executor asks a fetcher whether its Pod has code, [`FetcherState`].
 pub const FETCHER_STATE: &str = "/farplane/v1/state";
+/// Path: router hands over an asynchronous call, [`InvocationRequest`]; answered with 202 and
+/// [`InvocationReply`] once it is durable. Signed for [`crate::auth::Service::Invocations`].
+pub const INVOCATIONS: &str = "/farplane/v1/invocations";
+/// Path: the router's `/v1/async/dlq/{list,show,redrive,purge}` go to
+/// `{INVOCATIONS_DEAD}/{list,show,redrive,purge}` with their query and body as they are.
+pub const INVOCATIONS_DEAD: &str = "/farplane/v1/invocations/dlq";
+/// Largest body of an asynchronous call in bytes; the router answers 413 beyond.
+pub const INVOCATION_LIMIT: usize = 256 * 1024;
 
 /// A function at one state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -218,4 +226,38 @@ pub struct BuildReply {
     pub artifact_filename: String,
     /// What the build said.
     pub build_logs: String,
+}
+
+/// An asynchronous call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InvocationRequest {
+    /// Namespace of the function.
+    pub namespace: String,
+    /// Name of the function.
+    pub function: String,
+    /// Alias or version that was called; an alias is pinned to its version when it is taken.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tag: String,
+    /// HTTP method.
+    pub method: String,
+    /// Path and query that the function sees.
+    pub target: String,
+    /// Headers of the client.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// Body, base64.
+    #[serde(default)]
+    pub body: String,
+    /// `X-Fission-Dedup-Key`: a second call with the same key is the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_key: Option<String>,
+}
+
+/// Answer to an [`InvocationRequest`]; also what the client gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InvocationReply {
+    /// `X-Fission-Invocation-Id`.
+    pub invocation_id: String,
 }

@@ -51,7 +51,11 @@ enum Verdict {
 /// Decides after a call; `failures` have been counted before it.
 fn decide(outcome: &Result<Answer, CallError>, failures: u32, max_retries: u32) -> Verdict {
     let (reason, status) = match outcome {
-        Ok(answer) if answer.status.is_success() => return Verdict::Done,
+        Ok(answer) if answer.status.is_success() && !answer.truncated => return Verdict::Done,
+        Ok(answer) if answer.status.is_success() => {
+            let reason = format!("the answer is longer than {KEEP} bytes");
+            (reason, Some(answer.status.as_u16()))
+        }
         // No function has seen it, or one has no room for it now: that is no failure of the
         // message. The queue waits.
         Err(error) if error.was_not_sent() => return Verdict::Again { counted: false },

@@ -55,6 +55,15 @@ impl Plan {
         let topic = topic(&spec.topic)?
             .ok_or_else(|| Said::no("InvalidTopic", "topic names no topic; write its name"))?;
         let servers = servers(trigger, default_server, &namespace, &name)?;
+        // Namespaces share the platform's broker, and must not meet there.
+        let shared = !spec.metadata.contains_key("natsServer");
+        let place = |topic: String| {
+            if shared {
+                scoped(&namespace, &topic)
+            } else {
+                topic
+            }
+        };
         let concurrency = match spec.metadata.get("concurrency") {
             None => CONCURRENCY,
             Some(text) => text
@@ -76,9 +85,9 @@ impl Plan {
             servers,
             secret: Some(spec.secret.clone()).filter(|name| !name.is_empty()),
             target,
-            topic,
-            response_topic: self::topic(&spec.response_topic)?,
-            error_topic: self::topic(&spec.error_topic)?,
+            topic: place(topic),
+            response_topic: self::topic(&spec.response_topic)?.map(place),
+            error_topic: self::topic(&spec.error_topic)?.map(place),
             content_type: content_type.to_owned(),
             max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
             concurrency,
@@ -104,7 +113,9 @@ fn servers(
                 let message = "metadata.natsServer is missing; write nats://host:4222";
                 Said::no("InvalidMetadata", message)
             })?;
-            let consumer = metadata("consumer").map(str::to_owned);
+            // A name of the user's own could be that of another namespace's.
+            let own = metadata("natsServer").and(metadata("consumer"));
+            let consumer = own.map(str::to_owned);
             // Names of consumers have no dots.
             let consumer = consumer.unwrap_or_else(|| unique(&["fission", namespace, name]));
             Ok(Servers::Nats {
@@ -118,6 +129,11 @@ fn servers(
             Err(Said::no("UnsupportedQueue", message))
         }
     }
+}
+
+/// A topic of a namespace at a broker that namespaces share. Namespaces have no dots.
+pub(crate) fn scoped(namespace: &str, topic: &str) -> String {
+    format!("{namespace}.{topic}")
 }
 
 fn topic(text: &str) -> Result<Option<String>, Said> {
@@ -164,6 +180,25 @@ mod tests {
             stream, consumer, ..
         } = plan.servers;
         assert_eq!(stream.as_deref(), Some("orders"));
+        assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
+    }
+
+    #[test]
+    fn namespaces_do_not_meet_at_the_brokers_they_share() {
+        let object = json!({
+            "apiVersion": "fission.io/v1", "kind": "MessageQueueTrigger",
+            "metadata": { "namespace": "ns", "name": "m" },
+            "spec": {
+                "messageQueueType": "nats-jetstream", "topic": ">", "errorTopic": "bad",
+                "metadata": { "consumer": "of-another" },
+                "functionref": { "type": "name", "name": "f" },
+            },
+        });
+        let trigger = serde_json::from_value(object).unwrap();
+        let plan = Plan::of(&trigger, Some("nats://shared:4222")).unwrap();
+        assert_eq!(plan.topic, "ns.>");
+        assert_eq!(plan.error_topic.as_deref(), Some("ns.bad"));
+        let Servers::Nats { consumer, .. } = plan.servers;
         assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
     }
 
