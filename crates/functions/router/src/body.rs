@@ -82,8 +82,8 @@ impl Body {
 
 /// What a call holds until its answer has been passed on.
 pub struct Call {
-    /// Its place.
-    pub place: Place,
+    /// Its place; none when another router counts it.
+    pub place: Option<Place>,
     /// Its connection.
     pub link: Link,
     /// Where the connection goes afterwards.

@@ -12,8 +12,10 @@ mod admission;
 mod body;
 mod cors;
 mod executor;
+mod forward;
 mod functions;
 mod metrics;
+mod owner;
 mod pool;
 mod proxy;
 mod route;
@@ -38,8 +40,8 @@ use tokio_util::sync::CancellationToken;
 use executor::Executor;
 use router::Router;
 use serve::{Door, serve};
-use state::lock;
 pub use settings::{Error, Settings};
+use state::lock;
 use status::Board;
 pub use world::Event;
 
@@ -66,7 +68,11 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (sender, events) = mpsc::channel(EVENTS);
-    let watching = tokio::spawn(world::watch(client.clone(), sender, CancellationToken::new()));
+    let namespace = settings.namespace.clone();
+    let watched = client.clone();
+    let watching = tokio::spawn(async move {
+        world::watch(watched, &namespace, sender, CancellationToken::new()).await;
+    });
     let ended = serve_all(events, Some(client), settings, shutdown).await;
     watching.abort();
     ended
@@ -184,5 +190,7 @@ async fn report(router: Arc<Router>) {
 mod calls_tests;
 #[cfg(test)]
 mod doors_tests;
+#[cfg(test)]
+mod forward_tests;
 #[cfg(test)]
 mod testing;

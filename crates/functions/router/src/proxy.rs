@@ -39,6 +39,8 @@ pub struct Target {
     pub path: String,
     /// Variables of the path.
     pub variables: Vec<(String, String)>,
+    /// Another router passed it on: it has all headers, and is counted here.
+    pub is_ours: bool,
 }
 
 /// An answer, and whether an instance was made for it.
@@ -57,23 +59,17 @@ pub struct Answered {
 /// Why there is no answer of the function.
 pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<Answered, Refusal> {
     let meta = target.slot.meta();
-    let deadline = Instant::now() + meta.timeout;
     // A cold call may take as long as the specialisation; its own time begins with its place.
     let entry = Instant::now() + meta.timeout.max(meta.specialisation);
     let upgrade = wants_upgrade(request.headers());
     let mut request = prepare(target, &meta, request, id, upgrade)?;
     let client = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let limit = limit(&meta, deadline);
     let mut tries = 0;
     loop {
         tries += 1;
         let place = target.slot.enter(entry).await?;
         let cold = place.cold;
-        let deadline = if cold {
-            Instant::now() + meta.timeout
-        } else {
-            deadline
-        };
+        let deadline = Instant::now() + meta.timeout;
         let peer = place.peer();
         let idle = if upgrade { None } else { peer.idle() };
         let (mut link, fresh) = match idle {
@@ -102,8 +98,12 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
         };
         match answer {
             Ok(response) => {
-                let call = Call { place, link, peer };
-                let response = pass_on(response, call, client, limit);
+                let call = Call {
+                    place: Some(place),
+                    link,
+                    peer,
+                };
+                let response = pass_on(response, call, client, limit(&meta, deadline));
                 return Ok(Answered {
                     response,
                     cold,
@@ -131,7 +131,8 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
     }
 }
 
-fn limit(meta: &Meta, deadline: Instant) -> Limit {
+/// When the answer of a function is cut.
+pub(crate) fn limit(meta: &Meta, deadline: Instant) -> Limit {
     let Some(streaming) = &meta.streaming else {
         return Limit::At(deadline);
     };
@@ -144,7 +145,8 @@ fn limit(meta: &Meta, deadline: Instant) -> Limit {
     Limit::Idle(std::time::Duration::from_secs(idle), last)
 }
 
-fn wants_upgrade(headers: &HeaderMap) -> bool {
+/// True when the connection is to become something else.
+pub(crate) fn wants_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE)
         && headers
             .get_all(CONNECTION)
@@ -154,7 +156,7 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// The request as the function sees it.
-fn prepare(
+pub(crate) fn prepare(
     target: &Target,
     meta: &Meta,
     request: Request<Sent>,
@@ -182,7 +184,9 @@ fn prepare(
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            name.starts_with(header::PARAMS) || name.starts_with(SIGNATURES)
+            name.starts_with(SIGNATURES)
+                || name == header::OWNER
+                || name.starts_with(header::PARAMS) && !target.is_ours
         })
         .cloned()
         .collect();
@@ -199,6 +203,9 @@ fn prepare(
     set(header::FUNCTION_NAMESPACE, &meta.key.namespace);
     set(header::FUNCTION_RESOURCE_VERSION, &meta.resource_version);
     set(header::REQUEST_ID, id);
+    if target.is_ours {
+        return Ok(Request::from_parts(parts, body));
+    }
     headers.insert(header::FULL_URL, full);
     if let Some(host) = headers.get(HOST).cloned() {
         headers.entry("x-forwarded-host").or_insert(host);
@@ -256,7 +263,8 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-fn pass_on(
+/// The answer as the client sees it.
+pub(crate) fn pass_on(
     mut response: Response<Incoming>,
     call: Call,
     client: Option<hyper::upgrade::OnUpgrade>,
@@ -280,7 +288,7 @@ fn pass_on(
 async fn join(
     client: hyper::upgrade::OnUpgrade,
     instance: hyper::upgrade::OnUpgrade,
-    place: Place,
+    place: Option<Place>,
     link: Link,
 ) {
     let joined = async {

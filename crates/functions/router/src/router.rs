@@ -1,7 +1,8 @@
 //! All functions and routes, kept as the world says.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use farplane_functions_types::FunctionReference;
 use farplane_functions_types::auth::{Key, Service};
@@ -10,9 +11,11 @@ use farplane_functions_types::wire::Usage;
 use crate::executor::Executor;
 use crate::functions::{Functions, Missing};
 use crate::metrics::Metrics;
+use crate::owner::Routers;
+use crate::pool::Peer;
 use crate::route::{Route, Table};
 use crate::settings::Settings;
-use crate::state::{Meta, Slot};
+use crate::state::{Meta, Slot, lock};
 use crate::world::Event;
 
 /// What all connections share.
@@ -21,6 +24,10 @@ pub struct Router {
     pub settings: Settings,
     /// Routes.
     pub table: RwLock<Table>,
+    /// Who counts the calls of which function.
+    routers: RwLock<Routers>,
+    /// Connections to other routers.
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
     /// Functions and their instances.
     pub functions: RwLock<Functions>,
     executor: Arc<Executor>,
@@ -39,10 +46,13 @@ pub struct Router {
 impl Router {
     /// Knows nothing yet.
     pub fn new(settings: Settings, executor: Executor) -> Arc<Self> {
+                let routers = Routers::new(&settings.pod_name);
         let executor = Arc::new(executor);
         let internal_key = Key::derived(&settings.secret, Service::RouterInternal, None);
         Arc::new(Self {
             settings,
+            routers: RwLock::new(routers),
+            peers: Mutex::default(),
             table: RwLock::default(),
             functions: RwLock::new(Functions::new(executor.clone())),
             executor,
@@ -99,6 +109,19 @@ impl Router {
         read(&self.functions).labelled(namespace, name, label, rand::random::<u64>)
     }
 
+    /// The router that counts the calls of this function; none when it is this one.
+    pub fn owner(&self, uid: &str) -> Option<Arc<Peer>> {
+        let routers = read(&self.routers);
+        let address = routers.owner(uid)?;
+        let mut peers = lock(&self.peers);
+        if let Some(peer) = peers.get(address) {
+            return Some(peer.clone());
+        }
+        let peer = Arc::new(Peer::new(address));
+        peers.insert(address.to_owned(), peer.clone());
+        Some(peer)
+    }
+
     /// Takes in what happened.
     pub fn apply(&self, event: Event) {
         match event {
@@ -139,6 +162,8 @@ impl Router {
             Event::InstanceGone { address } => {
                 write(&self.functions).remove_instance(&address);
             }
+            Event::Router { name, address } => write(&self.routers).put(name, address),
+            Event::RouterGone { name } => write(&self.routers).remove(&name),
             Event::Synced => self.synced.store(true, Ordering::Release),
         }
     }

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, Sent};
 use crate::cors;
-use crate::proxy::{self, Client, Target};
+use crate::forward::{self, Forwarded};
+use crate::proxy::{self, Answered, Client, Target};
 use crate::route::{self, Found, Matched};
 use crate::router::{Router, read};
 use crate::stall::Stalling;
@@ -219,7 +220,14 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         return own(router, &path);
     }
     let id = request_id(&request);
-    let request = match admitted(router, request).await {
+    let is_ours = request.headers().contains_key(header::OWNER);
+    let request = if is_ours {
+        let admitted = forward::admitted(&router.internal_key, &request);
+        admitted.map(|()| request.map(Sent::Client))
+    } else {
+        admitted(router, request).await
+    };
+    let request = match request {
         Ok(request) => request,
         Err(refusal) => return refused(&id, refusal),
     };
@@ -241,12 +249,18 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         slot,
         path,
         variables: Vec::new(),
+        is_ours,
     };
     run(router, &target, "", request, &id).await
 }
 
 /// Internal calls are signed, over their body too: it is read whole before it is passed on.
 async fn admitted(router: &Router, request: Request<Incoming>) -> Result<Request<Sent>, Refusal> {
+    // Before a byte of the body is kept for somebody without a signature.
+    router
+        .internal_key
+        .fresh(request.headers(), auth::now())
+        .map_err(|refusal| Refusal::new(StatusCode::UNAUTHORIZED, refusal.to_string()))?;
     let (parts, body) = request.into_parts();
     let read = Limited::new(body, MAX_INTERNAL_BODY).collect().await;
     let body = read
@@ -297,6 +311,7 @@ async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> 
         slot,
         path,
         variables,
+        is_ours: false,
     };
     run(router, &target, &route.path, request.map(Sent::Client), &id).await
 }
@@ -312,13 +327,17 @@ async fn run(
     let method = request.method().clone();
     let meta = target.slot.meta();
     let waiting = Gone { id, began };
-    let called = proxy::call(target, request, id).await;
+    let called = call_or_forward(router, target, request, id).await;
     std::mem::forget(waiting);
     let (response, overhead, cold) = match called {
         Ok(answered) => (answered.response, answered.sent - began, answered.cold),
         Err(refusal) => (refused(id, refusal), began.elapsed(), false),
     };
     let status = response.status();
+    if target.is_ours {
+        // The router that passed it on counts it.
+        return response;
+    }
     router.metrics.called(
         &meta.key.namespace,
         &meta.key.name,
@@ -329,6 +348,33 @@ async fn run(
         cold,
     );
     response
+}
+
+async fn call_or_forward(
+    router: &Router,
+    target: &Target,
+    mut request: Request<Sent>,
+    id: &str,
+) -> Result<Answered, Refusal> {
+    let owner = match target.is_ours {
+        true => None,
+        false => router.owner(&target.slot.meta().key.uid),
+    };
+    if let Some(owner) = owner {
+        let (own, key) = (&router.settings.pod_name, &router.internal_key);
+        let sent = Instant::now();
+        match forward::forward(&owner, own, key, target, request, id).await {
+            Forwarded::Answered(answer) => {
+                return answer.map(|response| Answered {
+                    response,
+                    cold: false,
+                    sent,
+                });
+            }
+            Forwarded::Unreachable(unsent) => request = unsent,
+        }
+    }
+    proxy::call(target, request, id).await
 }
 
 /// Says so when a client does not wait for its answer.

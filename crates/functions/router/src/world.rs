@@ -6,6 +6,7 @@
 //! may just not have come yet.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 
 use farplane_functions_types::names::{label, port};
@@ -74,12 +75,33 @@ pub enum Event {
         /// `ip:port`.
         address: String,
     },
+    /// A router is ready.
+    Router {
+        /// Name of its Pod.
+        name: String,
+        /// `ip:port` of its internal listener.
+        address: String,
+    },
+    /// A router is not ready any more.
+    RouterGone {
+        /// Name of its Pod.
+        name: String,
+    },
     /// All that exists has been told.
     Synced,
 }
 
-/// Watches until `shutdown`, or until nobody reads the events any more.
-pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: CancellationToken) {
+/// Watches until `shutdown`, or until nobody reads the events any more. `namespace` is the
+/// platform's, where other routers are.
+pub async fn watch(
+    client: Client,
+    namespace: &str,
+    events: mpsc::Sender<Event>,
+    shutdown: CancellationToken,
+) {
+    let routers = watcher::Config::default().labels(&format!("{}=router", label::SERVICE));
+    let routers = watcher(Api::namespaced(client.clone(), namespace), routers);
+    let mut routers = pin!(routers.default_backoff());
     let any = watcher::Config::default;
     let instances = watcher::Config::default().labels(label::FUNCTION_UID);
     let mut triggers = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
@@ -91,6 +113,7 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: Cancel
     let mut known_functions = Known::<Function>::default();
     let mut known_versions = Known::<FunctionVersion>::default();
     let mut known_aliases = Known::<FunctionAlias>::default();
+    let mut known_routers = Known::<RouterPod>::default();
     let mut known_pods = Known::<Pod>::default();
     let mut synced = false;
     loop {
@@ -100,6 +123,7 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: Cancel
             Some(event) = functions.next() => known_functions.next(event),
             Some(event) = versions.next() => known_versions.next(event),
             Some(event) = aliases.next() => known_aliases.next(event),
+                        Some(event) = routers.next() => known_routers.next(event.map(router_event)),
             Some(event) = pods.next() => known_pods.next(event),
             else => return,
         };
@@ -112,6 +136,7 @@ pub async fn watch(client: Client, events: mpsc::Sender<Event>, shutdown: Cancel
             && known_functions.listed
             && known_versions.listed
             && known_aliases.listed
+            && known_routers.listed
             && known_pods.listed;
         if listed && !synced {
             synced = true;
@@ -279,6 +304,46 @@ impl Kind for FunctionAlias {
     }
 }
 
+/// A Pod of the platform's routers.
+struct RouterPod(Pod);
+
+fn router_event(event: watcher::Event<Pod>) -> watcher::Event<RouterPod> {
+    match event {
+        watcher::Event::Apply(pod) => watcher::Event::Apply(RouterPod(pod)),
+        watcher::Event::Delete(pod) => watcher::Event::Delete(RouterPod(pod)),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(pod) => watcher::Event::InitApply(RouterPod(pod)),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
+impl Kind for RouterPod {
+    type Trace = ();
+
+    fn key(&self) -> (String, String) {
+        key(&self.0)
+    }
+
+    fn told(self, _: Option<()>) -> (Option<Event>, ()) {
+        let name = self.0.name_any();
+        let ip = self.0.status.as_ref().and_then(|it| it.pod_ip.as_ref());
+        let ip = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+        let takes_calls = !has_ended(&self.0) && ready(&self.0) == Some(true);
+        let event = match ip.filter(|_| takes_calls) {
+            Some(ip) => {
+                let address = SocketAddr::new(ip, port::ROUTER_INTERNAL).to_string();
+                Event::Router { name, address }
+            }
+            None => Event::RouterGone { name },
+        };
+        (Some(event), ())
+    }
+
+    fn gone((_, name): (String, String), (): ()) -> Option<Event> {
+        Some(Event::RouterGone { name })
+    }
+}
+
 /// Where an instance is.
 #[derive(Default)]
 struct Place {
@@ -329,20 +394,28 @@ impl Kind for Pod {
     }
 }
 
+/// True when a Pod takes no more calls, whatever it says of itself.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some()
+}
+
+/// What a Pod's condition `Ready` says.
+fn ready(pod: &Pod) -> Option<bool> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|one| one.type_ == "Ready")?;
+    Some(ready.status == "True")
+}
+
 /// True when a Pod has its code and takes calls.
 fn serves(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let ended = matches!(
-        status.and_then(|status| status.phase.as_deref()),
-        Some("Succeeded" | "Failed")
-    );
-    if ended || pod.metadata.deletion_timestamp.is_some() {
+    if has_ended(pod) {
         return false;
     }
-    let ready = status
-        .and_then(|status| status.conditions.as_ref())
-        .and_then(|all| all.iter().find(|condition| condition.type_ == "Ready"))
-        .map(|condition| condition.status == "True");
+    let ready = ready(pod);
     if is(pod, ExecutorType::Newdeploy) || is(pod, ExecutorType::Container) {
         return ready == Some(true);
     }
@@ -364,7 +437,7 @@ fn is(pod: &Pod, executor: ExecutorType) -> bool {
 /// Where a Pod takes calls, once it has an address.
 fn address(pod: &Pod) -> Option<String> {
     let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
-    let ip: std::net::IpAddr = ip.parse().ok()?;
+    let ip: IpAddr = ip.parse().ok()?;
     let own = || {
         let containers = &pod.spec.as_ref()?.containers;
         let ports = containers.iter().find_map(|it| it.ports.as_ref()?.first());
@@ -376,7 +449,7 @@ fn address(pod: &Pod) -> Option<String> {
     } else {
         port::RUNTIME
     };
-    Some(std::net::SocketAddr::new(ip, port).to_string())
+    Some(SocketAddr::new(ip, port).to_string())
 }
 
 #[cfg(test)]

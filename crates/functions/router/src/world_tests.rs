@@ -118,3 +118,22 @@ fn deployments_serve_when_ready_and_images_of_users_at_their_port() {
         }
     }
 }
+
+#[test]
+fn only_ready_routers_are_told() {
+    let mut known = Known::<RouterPod>::default();
+    let mut told = |ready| {
+        let pod = pod("r", "10.0.0.9", &json!({"svc": "router"}), ready);
+        known.next(Ok(router_event(watcher::Event::Apply(pod))))
+    };
+    let gone = Event::RouterGone {
+        name: "r".to_owned(),
+    };
+    let router = Event::Router {
+        name: "r".to_owned(),
+        address: "10.0.0.9:8889".to_owned(),
+    };
+    assert_eq!(told(None), [gone.clone()]);
+    assert_eq!(told(Some(true)), [router]);
+    assert_eq!(told(Some(false)), [gone]);
+}
