@@ -224,3 +224,97 @@ pub fn lay_out(dir: &Path, images: &[Image]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::io::Read as _;
+
+    fn layer(cache: &Cache, path: &str, content: &str) -> Layer {
+        let mut tree = Tree::default();
+        tree.text(path, content, 0o644);
+        Layer::of_tree(cache, path, &tree).unwrap()
+    }
+
+    fn image(cache: &Cache, name: &str, version: &str, layers: &[Layer]) -> Image {
+        let config = Config {
+            entrypoint: vec!["/x".into()],
+            user: "65532:65532".into(),
+        };
+        Image::new(cache, name, version, &config, layers).unwrap()
+    }
+
+    fn blobs(dir: &Path) -> BTreeSet<String> {
+        fs::read_dir(dir.join("blobs/sha256"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    fn json(path: &Path) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn images_share_layers_and_every_blob_is_named_by_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache")).unwrap();
+        let out = dir.path().join("registry");
+        let base = layer(&cache, "base", "shared");
+        let one = image(&cache, "one", "3", &[base.clone(), layer(&cache, "a", "1")]);
+        let two = image(&cache, "two", "", std::slice::from_ref(&base));
+        assert!(one.reference.starts_with("farplane.io/one:v3-"));
+        lay_out(&out, &[one, two]).unwrap();
+        // Two layers, and of each image a manifest and a configuration.
+        assert_eq!(blobs(&out).len(), 6);
+        for name in blobs(&out) {
+            let content = fs::read(out.join("blobs/sha256").join(&name)).unwrap();
+            assert_eq!(Blob::of_bytes(&content).hex(), name);
+        }
+        let (index, names) = (
+            json(&out.join("index.json")),
+            json(&out.join("images.json")),
+        );
+        let entries = index["manifests"].as_array().unwrap();
+        for (entry, name) in entries.iter().zip(["one", "two"]) {
+            let reference = &entry["annotations"]["io.containerd.image.name"];
+            assert_eq!(
+                (&names[name]["ref"], &names[name]["digest"]),
+                (reference, &entry["digest"])
+            );
+        }
+
+        let alone = image(&cache, "two", "", std::slice::from_ref(&base));
+        lay_out(&out, &[alone]).unwrap();
+        assert_eq!(blobs(&out).len(), 3);
+        assert!(json(&out.join("images.json")).get("one").is_none());
+    }
+
+    #[test]
+    fn a_layer_says_what_it_unpacks_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned()).unwrap();
+        let layer = layer(&cache, "a", "content");
+        let mut tar = Vec::new();
+        layer.open().unwrap().read_to_end(&mut tar).unwrap();
+        assert_eq!(Blob::of_bytes(&tar).digest, layer.digest());
+        assert_eq!(Blob::of_file(&layer.path).unwrap(), layer.blob);
+        let described = image(&cache, "i", "", std::slice::from_ref(&layer));
+        let manifest = json(&described.blobs[described.manifest.hex()]);
+        assert_eq!(manifest["layers"][0]["digest"], layer.blob.digest);
+        assert_eq!(manifest["layers"][0]["mediaType"], oci::LAYER_ZSTD);
+        let config = manifest["config"]["digest"].as_str().unwrap();
+        let config = json(&described.blobs[config.trim_start_matches("sha256:")]);
+        assert_eq!(config["rootfs"]["diff_ids"][0], layer.digest());
+    }
+
+    #[test]
+    fn an_image_is_named_by_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned()).unwrap();
+        let of = |content| image(&cache, "i", "1", &[layer(&cache, "a", content)]).reference;
+        assert_eq!(of("x"), of("x"));
+        assert_ne!(of("x"), of("y"));
+    }
+}
