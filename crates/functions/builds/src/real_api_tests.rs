@@ -9,7 +9,7 @@ use std::time::Duration;
 use farplane_functions_types::{Checksum, Environment, Package};
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -269,6 +269,68 @@ async fn a_builder_that_is_away_is_waited_for_and_tried_again() {
     *world.builder.lock().unwrap() = world.real.clone();
     world.status("p", "succeeded").await;
     manager.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
+async fn a_fetcher_reads_values_and_packages_of_its_own_namespace_only() {
+    let world = World::start(LONG).await;
+    let values = json!({ "metadata": { "name": "s" }, "stringData": { "key": "secret" } });
+    world.create_raw::<Secret>(values).await;
+    let values = json!({
+        "metadata": { "name": "c" }, "data": { "key": "config" }, "binaryData": { "bin": "AAE=" },
+    });
+    world.create_raw::<ConfigMap>(values).await;
+    world
+        .create::<Package>("p", json!({ "deployment": { "literal": "Y29kZQ==" } }))
+        .await;
+    let fetcher = world.fetcher().await;
+    let reference =
+        |name: &str, mount: &str| json!({ "namespace": "ns", "name": name, "mountPath": mount });
+    let mut request = json!({
+        "fetchType": 1, "filename": "deployarchive", "package": { "namespace": "ns", "name": "p" },
+        "secretList": [reference("s", ""), reference("s", "a/b")],
+        "configMapList": [reference("c", "")],
+    });
+    fetcher.fetch(&request).await.unwrap();
+    assert_eq!(fetcher.read("shared/deployarchive"), b"code");
+    assert_eq!(fetcher.read("secrets/ns/s/key"), b"secret");
+    assert_eq!(fetcher.read("secrets/a/b/key"), b"secret");
+    assert_eq!(fetcher.read("configs/ns/c/key"), b"config");
+    assert_eq!(fetcher.read("configs/ns/c/bin"), [0, 1]);
+    // Again, as after a restart.
+    fetcher.fetch(&request).await.unwrap();
+
+    for (secrets, words) in [
+        (
+            json!([{ "namespace": "default", "name": "s" }]),
+            "may only read namespace ns",
+        ),
+        (
+            json!([reference("missing", "")]),
+            "failed to read secret missing",
+        ),
+        (json!([reference("s", "../../etc")]), "climbs out"),
+        (json!([reference("s", "/etc")]), "absolute"),
+        (
+            json!([reference("s", "x"), reference("s", "./x")]),
+            "both have a value for x/key",
+        ),
+    ] {
+        request["secretList"] = secrets;
+        let said = fetcher.fetch(&request).await.unwrap_err();
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    request["secretList"] = json!([]);
+    request["filename"] = json!("other");
+    request["package"]["namespace"] = json!("default");
+    let said = fetcher.fetch(&request).await.unwrap_err();
+    assert!(said.contains("may only read namespace ns"), "{said}");
+    request["package"] = json!({ "name": "unbuilt" });
+    let source = json!({ "source": { "literal": "eA==" } });
+    world.create::<Package>("unbuilt", source).await;
+    let said = fetcher.fetch(&request).await.unwrap_err();
+    assert!(said.contains("no code to run"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

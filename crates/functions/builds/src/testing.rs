@@ -26,6 +26,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use crate::place::{Builder, Place};
+use crate::sidecar::Sidecar;
 use crate::{Settings, run_at};
 
 pub(crate) const SECRET: &[u8] = b"master";
@@ -170,6 +171,48 @@ impl World {
             .unwrap()
     }
 
+    pub async fn create_raw<K>(&self, object: Value)
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: DeserializeOwned + Serialize + Clone + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(object).unwrap();
+        let api = self.api::<K>();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    /// A fetcher of a Pod with functions.
+    pub async fn fetcher(&self) -> Fetcher {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let settings = fetcher::Settings {
+            shared: at("shared"),
+            secrets: at("secrets"),
+            configs: at("configs"),
+            key: Key::derived(SECRET, Service::Fetcher, Some(NAMESPACE)),
+            namespace: NAMESPACE.to_owned(),
+            ..fetcher::Settings::default()
+        };
+        let (address, listener) = listen().await;
+        let stop = CancellationToken::new();
+        let client = self.client.clone();
+        tokio::spawn(fetcher::serve_with(
+            settings,
+            client,
+            listener,
+            stop.clone(),
+        ));
+        Fetcher {
+            address,
+            directory,
+            _stop: stop.drop_guard(),
+        }
+    }
+
     /// An environment with a builder.
     pub async fn environment(&self, name: &str) -> Environment {
         let spec =
@@ -217,6 +260,31 @@ impl World {
         assert_eq!(response.status(), hyper::StatusCode::OK);
         let body = http_body_util::BodyExt::collect(response.into_body());
         body.await.unwrap().to_bytes().to_vec()
+    }
+}
+
+/// A fetcher with the API server's client.
+pub(crate) struct Fetcher {
+    address: SocketAddr,
+    directory: tempfile::TempDir,
+    _stop: DropGuard,
+}
+
+impl Fetcher {
+    /// Asks it to fetch; the error is in its words.
+    pub async fn fetch(&self, request: &Value) -> Result<(), String> {
+        let fetcher = Sidecar::fetcher(self.address, SECRET, NAMESPACE);
+        let deadline = Duration::from_secs(30);
+        let (status, body) = fetcher.post("/fetch", request, deadline).await.unwrap();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Reads a file that it wrote.
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        std::fs::read(self.directory.path().join(path)).unwrap()
     }
 }
 

@@ -43,5 +43,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> io::Result<
 
 /// [`run`] on a socket that is open already.
 pub async fn serve(settings: Settings, listener: TcpListener, shutdown: CancellationToken) {
-    serve::serve(settings, listener, shutdown).await;
+    serve::serve(settings, None, listener, shutdown).await;
+}
+
+/// [`serve`] with a client of the API server other than the Pod's own.
+pub async fn serve_with(
+    settings: Settings,
+    client: kube::Client,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
+    serve::serve(settings, Some(client), listener, shutdown).await;
 }

@@ -118,6 +118,23 @@ async fn a_command_makes_a_package_and_its_log_is_kept_in_order() {
 }
 
 #[tokio::test]
+async fn what_a_build_made_can_be_read_by_the_fetcher() {
+    let builder = Builder::new(LONG).await;
+    builder.source(
+        "src",
+        "umask 077; mkdir -p $DEPLOY_PKG/d; echo x > $DEPLOY_PKG/d/f; ln -s /etc/shadow $DEPLOY_PKG/l",
+    );
+    let (status, reply) = builder.build("src", "./build.sh").await;
+    assert_eq!(status, StatusCode::OK, "{}", reply.build_logs);
+    let mode = |path: &str| {
+        let path = builder.at(&reply.artifact_filename).join(path);
+        path.metadata().unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode("d"), 0o755);
+    assert_eq!(mode("d/f"), 0o644);
+}
+
+#[tokio::test]
 async fn a_build_that_fails_says_so_after_its_log() {
     let builder = Builder::new(LONG).await;
     builder.source("src", "echo before; exit 3");

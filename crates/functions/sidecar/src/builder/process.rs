@@ -1,7 +1,9 @@
 //! One run of a build command.
 
+use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -113,6 +115,13 @@ impl Build {
         if self.output.symlink_metadata().is_err() {
             return Err(Failure::Nothing);
         }
+        let output = self.output.clone();
+        match tokio::task::spawn_blocking(move || make_readable(&output)).await {
+            Ok(Ok(())) => {}
+            // The fetcher says by name what it cannot read.
+            Ok(Err(error)) => tracing::warn!(%error, "a package may not be readable"),
+            Err(error) => tracing::warn!(%error, "a package may not be readable"),
+        }
         Ok(())
     }
 
@@ -163,6 +172,25 @@ impl Build {
             .spawn()?;
         Ok((child, OwnedFd::from(reader)))
     }
+}
+
+/// Lets every user read what a build made: the fetcher beside us runs as another one.
+fn make_readable(path: &Path) -> io::Result<()> {
+    let metadata = path.symlink_metadata()?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    let mode = metadata.permissions().mode();
+    let wanted = mode | if metadata.is_dir() { 0o555 } else { 0o444 };
+    if wanted != mode {
+        std::fs::set_permissions(path, Permissions::from_mode(wanted))?;
+    }
+    if metadata.is_dir() {
+        for entry in path.read_dir()? {
+            make_readable(&entry?.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps what comes until the command ends.

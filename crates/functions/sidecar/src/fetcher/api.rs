@@ -36,11 +36,11 @@ impl Debug for ClientHandle {
 }
 
 impl Api {
-    /// For a Pod of this namespace.
-    pub fn new(namespace: &str) -> Self {
+    /// For a Pod of this namespace; with the Pod's token when no client is given.
+    pub fn new(namespace: &str, client: Option<Client>) -> Self {
         Self {
             namespace: namespace.to_owned(),
-            client: OnceCell::new(),
+            client: OnceCell::new_with(client.map(ClientHandle)),
         }
     }
 

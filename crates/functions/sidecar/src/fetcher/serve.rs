@@ -26,8 +26,13 @@ const COMPONENT: &str = "fetcher";
 const STARTUP_PAUSE: Duration = Duration::from_secs(30);
 
 /// Serves until the shutdown.
-pub async fn serve(settings: Settings, listener: TcpListener, shutdown: CancellationToken) {
-    let fetcher = Arc::new(Fetcher::new(settings));
+pub async fn serve(
+    settings: Settings,
+    client: Option<kube::Client>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
+    let fetcher = Arc::new(Fetcher::new(settings, client));
     let startup = tokio::spawn({
         let (fetcher, shutdown) = (Arc::clone(&fetcher), shutdown.clone());
         async move {
@@ -54,13 +59,13 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, client: Option<kube::Client>) -> Self {
         let waiting = settings
             .startup
             .as_ref()
             .map(|_| "not loaded yet".to_owned());
         Self {
-            api: Api::new(&settings.namespace),
+            api: Api::new(&settings.namespace, client),
             claims: Mutex::new(Claims::of(&settings.shared)),
             waiting: Mutex::new(waiting),
             settings,
