@@ -25,6 +25,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod versions;
 mod watches;
 
 use std::sync::Arc;
@@ -115,11 +116,17 @@ async fn work(
     parts.spawn(named("watches", watches::run(context.clone(), triggers)));
     let triggers = Watched::start(&client, &mut watches);
     parts.spawn(named("messages", messages::run(context.clone(), triggers)));
+    let objects = versions::Watches {
+        versions: Watched::start(&client, &mut watches),
+        aliases: Watched::start(&client, &mut watches),
+        environments: Watched::start(&client, &mut watches),
+    };
+    let aliases = objects.aliases.clone();
+    parts.spawn(named("versions", versions::run(context.clone(), objects)));
     let canaries = Watched::start(&client, &mut watches);
     parts.spawn(named("canaries", canary::run(context.clone(), canaries)));
     if let (Some(listener), Some(wanted)) = (listener, &context.settings.invocations) {
         let store = invocations::open(&wanted.directory)?;
-        let aliases = Watched::start(&client, &mut watches);
         let queue = invocations::run(context.clone(), store, listener, aliases);
         parts.spawn(named("invocations", queue));
     }

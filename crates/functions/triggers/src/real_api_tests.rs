@@ -7,6 +7,7 @@ use farplane_functions_types::names::header;
 mod canaries;
 mod invocations;
 mod messages;
+mod versions;
 
 use farplane_functions_types::{Function, KubernetesWatchTrigger, TimeTrigger};
 use k8s_openapi::api::core::v1::Service;
