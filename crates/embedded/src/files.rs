@@ -56,6 +56,9 @@ impl Files {
     pub fn stores(&self) -> PathBuf {
         self.state.join("stores")
     }
+    pub fn registry(&self) -> PathBuf {
+        self.state.join("registry")
+    }
     pub fn applied(&self) -> PathBuf {
         self.state.join("applied.sha256")
     }

@@ -35,6 +35,7 @@ mod network;
 mod node;
 mod processes;
 mod record;
+mod registry;
 mod rollout;
 mod status;
 mod supervisor;

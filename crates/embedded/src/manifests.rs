@@ -41,16 +41,10 @@ impl Manifests<'_> {
             "publicAddress": format!("{address}:8443"),
             "images": images,
             "gateway": { "externalIPs": [address] },
-            "registry": { "hostPath": self.registry() },
+            "registry": { "hostPath": self.files.registry() },
             "store": { "hostPath": self.files.stores() },
             "labs": { "enabled": true },
         })
-    }
-
-    /// Images that nodes pull, served from where they are: they are many, and few are used.
-    fn registry(&self) -> Option<PathBuf> {
-        let folder = self.dist.join("registry");
-        folder.is_dir().then_some(folder)
     }
 
     pub async fn render(&self, index: &Index) -> Result<Rendered, Error> {

@@ -18,7 +18,7 @@ use crate::record::{Lock, Record};
 use crate::rollout::{wait_deployments, wait_node};
 use crate::status::{self, Published};
 use crate::{Event, HubInfo, Progress, UpOptions};
-use crate::{anchor, api, cgroup, doctor, down, network, supervisor};
+use crate::{anchor, api, cgroup, doctor, down, network, registry, supervisor};
 
 /// How long all processes together may take to become ready.
 const PROCESSES_TIMEOUT: Duration = Duration::from_secs(120);
@@ -279,6 +279,7 @@ async fn serve(
         record,
         files,
     };
+    registry::bring(&options.dist, files)?;
     let store = Store::new(&options.dist, files);
     let processes = wait_processes(record, files, None, progress);
     let images = async {
