@@ -10,8 +10,12 @@ What functions may be:
 - `async def`, and generators, whose pieces are sent as they come.
 
 Promises: what every function needs is imported before the code comes, so that specialising
-costs the function's own imports only; a connection has a thread of its own, so one slow call
-delays no other; SIGTERM lets calls that run come to their end.
+costs the function's own imports only; one slow call delays no other by more than PATIENCE;
+SIGTERM lets calls that run come to their end.
+
+Threads: one leads, that is, waits for requests and answers them itself, so that short calls
+need no change of threads, which is dear in Python. When its call takes longer than PATIENCE,
+another thread leads, and the old one ends with its call.
 """
 
 import asyncio
@@ -23,6 +27,7 @@ import inspect
 import io
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -47,6 +52,8 @@ PORT = int(os.environ.get("PORT", "8888"))
 USERFUNC = os.environ.get("USERFUNC", "/userfunc")
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = int(os.environ.get("MAX_BODY_BYTES", str(256 << 20)))
+# How long a call may hold up others, in seconds.
+PATIENCE = 0.005
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -308,20 +315,20 @@ def drained(pieces):
 
 
 class Connection:
-    """One client, served by one thread."""
+    """One client."""
 
     def __init__(self, server, sock):
         self.server, self.sock, self.buffer = server, sock, b""
 
     def serve(self):
+        """Answers what has come; False when the connection has ended."""
         try:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while self.one():
-                pass
+                if b"\r\n\r\n" not in self.buffer:
+                    return True
         except (OSError, EOFError):
             pass  # the client is gone
-        finally:
-            self.sock.close()
+        return False
 
     def one(self):
         """Answers one request; False when it was the last."""
@@ -474,6 +481,14 @@ class Server:
         self.calls = 0
         self.idle = threading.Condition()
         self.listener = socket.create_server(("0.0.0.0", PORT), backlog=1024, reuse_port=False)
+        self.listener.setblocking(False)
+        self.epoll = select.epoll()
+        self.epoll.register(self.listener.fileno(), select.EPOLLIN)
+        self.connections = {}
+        self.leader = None
+        self.busy_since = None
+        self.wake = threading.Event()
+        self.resting = False
 
     def calling(self):
         return Calling(self)
@@ -505,15 +520,13 @@ class Server:
 
     def stop(self, *_):
         self.stopping = True
-        try:
-            self.listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self.listener.close()
 
     def run(self):
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.promote()
+        threading.Thread(target=self.watch, daemon=True).start()
         while not self.stopping:
             signal.pause()
         with self.idle:
@@ -522,14 +535,58 @@ class Server:
         sys.stderr.flush()
         os._exit(0)
 
+    def promote(self):
+        """Another thread leads from now on."""
+        self.leader = object()
+        self.busy_since = None
+        threading.Thread(target=self.lead, args=(self.leader,), daemon=True).start()
+
+    def lead(self, mine):
+        poll, rearm, accept = self.epoll.poll, self.epoll.modify, self.listener.fileno()
+        once = select.EPOLLIN | select.EPOLLONESHOT
+        while self.leader is mine:
+            for fd, _ in poll(maxevents=1):
+                if self.resting:
+                    self.wake.set()
+                if fd == accept:
+                    self.accept()
+                    continue
+                connection = self.connections[fd]
+                self.busy_since = time.monotonic()
+                alive = connection.serve()
+                if self.leader is mine:
+                    self.busy_since = None
+                if alive:
+                    rearm(fd, once)
+                else:
+                    # In this order: once closed, the number may be another connection's.
+                    del self.connections[fd]
+                    connection.sock.close()
+
     def accept(self):
-        while not self.stopping:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            connection = Connection(self, sock)
-            threading.Thread(target=connection.serve, daemon=True).start()
+        try:
+            sock, _ = self.listener.accept()
+        except OSError:
+            return  # stopping, or the client is gone again
+        sock.setblocking(True)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connections[sock.fileno()] = Connection(self, sock)
+        self.epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+
+    def watch(self):
+        """Promotes another thread when the leader is held up. Rests while nothing comes."""
+        while True:
+            self.resting = True
+            self.wake.wait()
+            self.wake.clear()
+            self.resting = False
+            quiet = 0
+            while quiet < 200:
+                time.sleep(PATIENCE)
+                since = self.busy_since
+                quiet = quiet + 1 if since is None else 0
+                if since is not None and time.monotonic() - since > PATIENCE:
+                    self.promote()
 
 
 class Calling:
@@ -556,4 +613,6 @@ OWN_PATHS = {"/healthz", "/specialize", "/v2/specialize"}
 if __name__ == "__main__":
     # A call is short: threads that wait for one should get their turn soon.
     sys.setswitchinterval(0.001)
+    # Code is loaded once: keeping it compiled would only cost time.
+    sys.dont_write_bytecode = True
     Server().run()
