@@ -7,6 +7,7 @@
 //! A benchmark that cannot run is told of and does not stop the others.
 
 mod agents;
+mod calls;
 mod catalogue;
 mod cluster_create;
 mod gateway;
@@ -70,11 +71,13 @@ struct Arguments {
     cold: bool,
 }
 
-#[derive(Subcommand, Debug, Clone, Copy)]
+#[derive(Subcommand, Debug, Clone)]
 enum Part {
     /// The other process of gateway-1000.
     #[command(hide = true)]
     Agents,
+    /// Call an HTTP address and print how long it took, as JSON.
+    Calls(calls::Calls),
     /// Names and questions.
     List,
 }
@@ -99,7 +102,8 @@ fn start(arguments: Arguments) -> Result<bool> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    match arguments.part {
+    match arguments.part.clone() {
+        Some(Part::Calls(calls)) => runtime.block_on(calls::run(calls)).map(|()| true),
         Some(Part::Agents) => runtime.block_on(agents::run()).map(|()| true),
         Some(Part::List) => {
             for one in catalogue::ALL {
