@@ -216,8 +216,7 @@ impl Deployments {
         };
         if self.slots().observe(deployed.clone()) {
             let this = self.clone();
-            let tasks = &self.engine.tasks;
-            tasks.spawn(async move { this.probe(deployed, executor).await });
+            tokio::spawn(async move { this.probe(deployed, executor).await });
         }
     }
 

@@ -160,7 +160,8 @@ impl Engine {
         for effect in effects {
             let engine = self.clone();
             match effect {
-                Effect::Probe(pod) => self.tasks.spawn(async move { engine.probe(pod).await }),
+                // The end of the process does not wait for Pods that may never come.
+                Effect::Probe(pod) => tokio::spawn(async move { engine.probe(pod).await }),
                 Effect::Specialize(job) => self
                     .tasks
                     .spawn(async move { engine.specialize(job).await }),

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     pods: Family<PhaseLabel, Gauge>,
     waiting: Gauge,
     leads: Gauge,
+    resident: Gauge,
 }
 
 impl Metrics {
@@ -43,7 +44,8 @@ impl Metrics {
         let cold_starts = Family::<FunctionLabels, Counter>::default();
         let failures = Family::<FunctionLabels, Counter>::default();
         let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        let (pods, waiting, leads) = (Family::default(), Gauge::default(), Gauge::default());
+        let (pods, waiting) = (Family::default(), Gauge::default());
+        let (leads, resident) = (Gauge::default(), Gauge::default());
         registry.register(
             "fission_function_cold_starts",
             "Instances made for a call",
@@ -70,6 +72,11 @@ impl Metrics {
             waiting.clone(),
         );
         registry.register("farplane_executor_leads", "1 while it leads", leads.clone());
+        registry.register(
+            "process_resident_memory_bytes",
+            "Memory of this process",
+            Clone::clone(&resident),
+        );
         Self {
             registry: Arc::new(registry),
             cold_starts,
@@ -78,6 +85,7 @@ impl Metrics {
             pods,
             waiting,
             leads,
+            resident,
         }
     }
 
@@ -107,6 +115,7 @@ impl Metrics {
         set("ending", summary.ending);
         self.waiting
             .set(i64::try_from(summary.waiting).unwrap_or(i64::MAX));
+        self.resident.set(resident_bytes());
         let mut text = String::new();
         // Fails only when a String cannot be written to.
         _ = encode(&mut text, &self.registry);
@@ -118,5 +127,35 @@ fn labels(key: &FunctionKey) -> FunctionLabels {
     FunctionLabels {
         function_name: key.name.clone(),
         function_namespace: key.namespace.clone(),
+    }
+}
+
+/// Zero where the kernel does not say.
+fn resident_bytes() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_contract() {
+        let metrics = Metrics::new();
+        let key = FunctionKey {
+            name: "hello".into(),
+            namespace: "n".into(),
+            ..FunctionKey::default()
+        };
+        metrics.cold_start(&key, Duration::from_millis(5));
+        let text = metrics.text(&Summary::default());
+        let line = "fission_function_cold_starts_total{function_name=\"hello\",function_namespace=\"n\"} 1";
+        assert!(text.contains(line), "{text}");
+        let resident = "process_resident_memory_bytes ";
+        let line = text.lines().find_map(|line| line.strip_prefix(resident));
+        assert!(line.unwrap().parse::<i64>().unwrap() > 0, "{text}");
     }
 }

@@ -22,6 +22,8 @@ pub(crate) use merge::merge;
 
 /// Name of the fetcher's container; no other may have it.
 pub(crate) const FETCHER: &str = "fetcher";
+/// Annotation: the container that runs functions; `kubectl logs` takes it too.
+pub(crate) const MAIN_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Label that tells apart the pools of an environment's templates.
 const POOL: &str = "farplane.io/pool";
 /// Volume with the fetcher's token; no other container may mount it.
@@ -147,7 +149,10 @@ pub(crate) fn pool(
     let template = json!({
         "metadata": {
             "labels": labels,
-            "annotations": { annotation::RUNTIME_HASH: runtime_hash },
+            "annotations": {
+                annotation::RUNTIME_HASH: runtime_hash,
+                MAIN_CONTAINER: runtime_name(environment),
+            },
         },
         "spec": spec,
     });

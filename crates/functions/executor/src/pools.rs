@@ -254,10 +254,14 @@ impl Pools {
             if environment.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let Ok(template) = self.templates.of(environment, &self.platform) else {
-                continue;
-            };
             let uid = environment.uid().unwrap_or_default();
+            let template = match self.templates.of(environment, &self.platform) {
+                Ok(template) => template,
+                Err(refused) => {
+                    self.engine.state().refuse(&uid, Some(refused.to_string()));
+                    continue;
+                }
+            };
             let namespace = environment.namespace().unwrap_or_default();
             let waiting = self.engine.state().waiting(&uid);
             if waiting > 0 {
@@ -288,13 +292,31 @@ impl Pools {
         let deployments = self.deployments.all();
         let seen: Vec<Seen> = deployments.iter().filter_map(|one| seen(one)).collect();
         let writer = self.engine.settings.pod_name.clone();
-        for action in decide(&wanted, &seen, &writer) {
+        let actions = decide(&wanted, &seen, &writer);
+        for want in &wanted {
+            let written = |action: &Action| matches!(action, Action::Write(uid, _) if *uid == want.environment);
+            if !actions.iter().any(written) {
+                self.engine.state().refuse(&want.environment, None);
+            }
+        }
+        for action in actions {
             if let Err(error) = self.act(&action, &wanted, &made).await {
                 tracing::warn!(?action, %error, "a pool could not be changed");
                 again = RETRY;
+                self.refused(&action, &error);
             }
         }
         again
+    }
+
+    /// What the API server does not take as a Deployment is told to callers.
+    fn refused(&self, action: &Action, error: &kube::Error) {
+        if let (Action::Write(uid, _), kube::Error::Api(status)) = (action, error)
+            && matches!(status.code, 400 | 422)
+        {
+            let why = Some(status.message.clone());
+            self.engine.state().refuse(uid, why);
+        }
     }
 
     async fn act(

@@ -124,6 +124,8 @@ pub(crate) struct State {
     pools: HashMap<String, Pool>,
     groups: HashMap<RevisionId, Group>,
     routers: HashMap<String, Instant>,
+    /// Environments that cannot have Pods, and why.
+    refused: HashMap<String, String>,
     sequence: u64,
 }
 

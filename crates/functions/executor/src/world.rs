@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use farplane_functions_types::wire::FunctionKey;
-use farplane_functions_types::{Environment, Function, FunctionVersion, Package};
+use farplane_functions_types::{Environment, ExecutorType, Function, FunctionVersion, Package};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use crate::objects::Watched;
 use crate::revision::{Parts, Revision, resolve, strip_package};
 
 /// A caller may know of an object before our watch tells it.
-const LAG: Duration = Duration::from_secs(2);
+const LAG: Duration = Duration::from_secs(1);
 
 /// Objects of users.
 pub(crate) struct World {
@@ -54,10 +54,11 @@ impl World {
         self.packages.ready().await;
     }
 
-    /// What a function is now. Waits for a watch that is behind the caller.
+    /// What a function is now. Waits for watches that are behind the caller.
     pub async fn find(&self, key: &FunctionKey) -> Result<Arc<Revision>, Failed> {
         let until = Instant::now() + LAG;
         let (mut functions, mut versions) = (self.functions.clone(), self.versions.clone());
+        let (mut packages, mut environments) = (self.packages.clone(), self.environments.clone());
         loop {
             let found = self.functions.get(&key.namespace, &key.name);
             let version = self.versions.get(&key.namespace, &key.version);
@@ -66,6 +67,7 @@ impl World {
                 && function.metadata.generation.unwrap_or(0) >= key.generation
                 && (key.uid.is_empty() || function.uid().as_ref() == Some(&key.uid))
                 && there
+                && self.is_complete(function, version.as_deref())
             {
                 return self.resolve(function, version.as_deref());
             }
@@ -73,6 +75,8 @@ impl World {
                 tokio::select! {
                     () = functions.changed() => {}
                     () = versions.changed() => {}
+                    () = packages.changed() => {}
+                    () = environments.changed() => {}
                 }
             };
             if timeout_at(until, changed).await.is_ok() {
@@ -87,6 +91,19 @@ impl World {
                 None => Err(missing(format!("function {}/{}", key.namespace, key.name))),
             };
         }
+    }
+
+    /// True when the objects that a function names are known.
+    fn is_complete(&self, function: &Function, version: Option<&FunctionVersion>) -> bool {
+        let spec = version.map_or(&function.spec, |version| &version.spec.snapshot);
+        let namespace = function.namespace().unwrap_or_default();
+        let package = &spec.package.package_ref.name;
+        spec.executor_type() == ExecutorType::Container
+            || (self.packages.get(&namespace, package).is_some()
+                && self
+                    .environments
+                    .get(&namespace, &spec.environment.name)
+                    .is_some())
     }
 
     /// What a function is now, as far as the watches say.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::failed::Failed;
 use crate::pod::{
-    Platform, Refused, digest, environment_labels, merge, runtime_name, users, variables,
-    with_fetcher,
+    MAIN_CONTAINER, Platform, Refused, digest, environment_labels, merge, runtime_name, users,
+    variables, with_fetcher,
 };
 use crate::revision::Revision;
 
@@ -68,16 +68,15 @@ fn build(source: &Source<'_>) -> Result<Objects, Refused> {
         function,
         spec,
         revision,
-        writer,
         ..
     } = source;
     let key = &revision.key;
     let executor = revision.executor.as_str();
-    let version = &key.version;
-    let name = match version.as_str() {
-        "" => names::deployment(executor, &key.name, &key.namespace, &key.uid),
-        version => names::deployment(executor, version, &key.namespace, &key.uid),
+    let called = match key.version.as_str() {
+        "" => key.name.as_str(),
+        version => version,
     };
+    let name = names::deployment(executor, called, &key.namespace, &key.uid);
     let selector = selector(revision);
     let mut labels = Map::new();
     for (name, value) in function.labels() {
@@ -94,44 +93,11 @@ fn build(source: &Source<'_>) -> Result<Objects, Refused> {
     let strategy = &spec.invoke_strategy.execution_strategy;
     let min = strategy.min_scale.unwrap_or(0).max(0);
     let max = strategy.max_scale.unwrap_or(1).max(min).max(1);
-    let meta = |labels: &Map<String, Value>| {
-        json!({
-            "name": name,
-            "labels": labels,
-            "annotations": { annotation::EXECUTOR_INSTANCE: writer },
-            "ownerReferences": [{
-                "apiVersion": "fission.io/v1",
-                "kind": "Function",
-                "name": key.name,
-                "uid": key.uid,
-            }],
-        })
-    };
-    let mut pod_labels = labels.clone();
-    let generation = key.generation.to_string();
-    pod_labels.insert(label::FUNCTION_GENERATION.to_owned(), generation.into());
-    let deployment = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": meta(&labels),
-        "spec": {
-            "revisionHistoryLimit": 0,
-            // The new ones serve before the old ones go.
-            "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
-            "selector": { "matchLabels": selector },
-            "template": {
-                "metadata": {
-                    "labels": pod_labels,
-                    "annotations": { annotation::CODE_HASH: revision.code_hash },
-                },
-                "spec": pod,
-            },
-        },
-    });
+    let meta = meta(source, &name, &labels);
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": meta(&labels),
+        "metadata": meta,
         "spec": {
             "selector": selector,
             "ports": [{ "name": "http", "port": 80, "targetPort": port }],
@@ -140,7 +106,7 @@ fn build(source: &Source<'_>) -> Result<Objects, Refused> {
     let mut scaler = json!({
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": meta(&labels),
+        "metadata": meta,
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": name },
             "minReplicas": min.max(1),
@@ -153,13 +119,64 @@ fn build(source: &Source<'_>) -> Result<Objects, Refused> {
     }
     Ok(Objects {
         namespace: key.namespace.clone(),
-        name: name.clone(),
+        name,
         min,
         max,
         port,
-        deployment: sealed(deployment),
+        deployment: sealed(deployment(
+            revision, &meta, &selector, labels, &pod, &container,
+        )),
         service: sealed(service),
         scaler: sealed(scaler),
+    })
+}
+
+/// Goes with its function, also while no executor runs.
+fn meta(source: &Source<'_>, name: &str, labels: &Map<String, Value>) -> Value {
+    let key = &source.revision.key;
+    json!({
+        "name": name,
+        "labels": labels,
+        "annotations": { annotation::EXECUTOR_INSTANCE: source.writer },
+        "ownerReferences": [{
+            "apiVersion": "fission.io/v1",
+            "kind": "Function",
+            "name": key.name,
+            "uid": key.uid,
+        }],
+    })
+}
+
+fn deployment(
+    revision: &Revision,
+    meta: &Value,
+    selector: &Map<String, Value>,
+    mut labels: Map<String, Value>,
+    pod: &Value,
+    container: &str,
+) -> Value {
+    let generation = revision.key.generation.to_string();
+    labels.insert(label::FUNCTION_GENERATION.to_owned(), generation.into());
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {
+            "revisionHistoryLimit": 0,
+            // The new ones serve before the old ones go.
+            "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+            "selector": { "matchLabels": selector },
+            "template": {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {
+                        annotation::CODE_HASH: revision.code_hash,
+                        MAIN_CONTAINER: container,
+                    },
+                },
+                "spec": pod,
+            },
+        },
     })
 }
 

@@ -66,6 +66,8 @@ fn generic() -> FetcherState {
     FetcherState::default()
 }
 
+type Outcome = Result<Instance, Failed>;
+
 /// A state, what it asked for, and a clock.
 struct Bench {
     state: State,
@@ -126,10 +128,7 @@ impl Bench {
         &mut self,
         revision: &Arc<Revision>,
         known: &[String],
-    ) -> (
-        Option<Result<Instance, Failed>>,
-        Receiver<Result<Instance, Failed>>,
-    ) {
+    ) -> (Option<Outcome>, Receiver<Outcome>) {
         let (answer, answered) = oneshot::channel();
         match self.state.acquire(revision, known, answer, self.now) {
             Acquired::Live(instance) => (Some(Ok(instance)), answered),
@@ -347,6 +346,22 @@ fn an_image_that_cannot_be_pulled_is_told_at_once() {
     let (found, _) = bench.acquire(&f, &[]);
     assert_eq!(found.unwrap().unwrap_err().component, "environment");
     assert_eq!(bench.state.groups[&f.id()].starting, 0);
+}
+
+#[test]
+fn an_environment_that_is_refused_is_told_at_once() {
+    let mut bench = Bench::new();
+    let f = revision("f", 9);
+    let (_, mut waits) = bench.acquire(&f, &[]);
+    bench
+        .state
+        .refuse("env", Some("hostNetwork cannot be set".into()));
+    let failed = waits.try_recv().unwrap().unwrap_err();
+    assert!(failed.reason.contains("hostNetwork"), "{failed}");
+    let (found, _) = bench.acquire(&f, &[]);
+    assert_eq!(found.unwrap().unwrap_err().component, "environment");
+    bench.state.refuse("env", None);
+    assert!(bench.acquire(&f, &[]).0.is_none());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
 use super::Labels;
-use crate::pod::FETCHER;
+use crate::pod::{FETCHER, MAIN_CONTAINER};
 
 /// Which Pod, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,11 @@ impl PodView {
         let containers = status
             .and_then(|status| status.container_statuses.as_deref())
             .unwrap_or_default();
-        let runtime = containers.iter().find(|one| one.name != FETCHER);
+        let main = pod.annotations().get(MAIN_CONTAINER);
+        let runtime = containers.iter().find(|one| match main {
+            Some(main) => one.name == *main,
+            None => one.name != FETCHER,
+        });
         let labels = (label(label::MANAGED) == "false").then(|| Labels {
             key: FunctionKey {
                 namespace: label(label::FUNCTION_NAMESPACE),

@@ -216,6 +216,10 @@ impl State {
 
     /// Why no Pod of an environment will become ready soon; none while one may.
     pub fn hopeless(&self, environment: &str) -> Option<Failed> {
+        if let Some(why) = self.refused.get(environment) {
+            let reason = format!("the environment cannot have Pods: {why}");
+            return Some(Failed::wrong("environment", reason));
+        }
         if self.ready(environment) > 0 {
             return None;
         }
@@ -243,21 +247,36 @@ impl State {
             .next()
     }
 
+    /// Notes why an environment cannot have Pods, or that it can.
+    pub fn refuse(&mut self, environment: &str, why: Option<String>) {
+        let Some(why) = why else {
+            self.refused.remove(environment);
+            return;
+        };
+        self.refused.insert(environment.to_owned(), why);
+        self.fail_waiting(environment);
+    }
+
     /// Answers those that wait when nothing will come of it.
     pub(super) fn fail_hopeless(&mut self, uid: &str) {
-        let Some(environment) = self.pods.get(uid).and_then(|entry| {
-            entry.view.trouble.as_ref()?;
-            Some(entry.view.environment.clone())
-        }) else {
-            return;
-        };
-        if self.waiting(&environment) == 0 {
+        let troubled = self
+            .pods
+            .get(uid)
+            .filter(|entry| entry.view.trouble.is_some());
+        if let Some(entry) = troubled {
+            let environment = entry.view.environment.clone();
+            self.fail_waiting(&environment);
+        }
+    }
+
+    fn fail_waiting(&mut self, environment: &str) {
+        if self.waiting(environment) == 0 {
             return;
         }
-        let Some(failed) = self.hopeless(&environment) else {
+        let Some(failed) = self.hopeless(environment) else {
             return;
         };
-        let Some(pool) = self.pools.get_mut(&environment) else {
+        let Some(pool) = self.pools.get_mut(environment) else {
             return;
         };
         for waiter in std::mem::take(&mut pool.queue) {

@@ -172,8 +172,7 @@ impl Cluster {
     pub fn requests(&self, address: &str) -> Vec<SpecializeRequest> {
         let ip = address.parse::<SocketAddr>().unwrap().ip();
         let fetcher = lock(&self.shared.fetchers)[&ip].clone();
-        let requests = lock(&fetcher.requests).clone();
-        requests
+        lock(&fetcher.requests).clone()
     }
 
     /// As if an executor had specialised the Pod and died before it wrote that down.
