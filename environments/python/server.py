@@ -346,7 +346,7 @@ class Connection:
                 status, headers, body = self.server.answer(request)
             except Refused as refusal:
                 status, headers, body = refusal.status, TEXT, refusal.text.encode()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # sys.exit ends a call, not the server
                 print(own_words(error), file=sys.stderr, flush=True)
                 status, headers = 500, TEXT
                 body = f"{type(error).__name__}: {error}".encode()
@@ -520,15 +520,17 @@ class Server:
 
     def stop(self, *_):
         self.stopping = True
+        os.write(self.told, b".")
         self.listener.close()
 
     def run(self):
+        asked, self.told = os.pipe()
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
         self.promote()
         threading.Thread(target=self.watch, daemon=True).start()
-        while not self.stopping:
-            signal.pause()
+        # A pipe remembers a signal that comes before anybody waits for it.
+        os.read(asked, 1)
         with self.idle:
             self.idle.wait_for(lambda: self.calls == 0)
         sys.stdout.flush()
