@@ -1,0 +1,3 @@
+def handler
+  raise 'this call fails'
+end

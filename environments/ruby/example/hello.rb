@@ -1,0 +1,3 @@
+def handler(context)
+  "Hello, world!\n"
+end
