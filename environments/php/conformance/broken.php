@@ -1,0 +1,7 @@
+<?php
+
+throw new Exception("no such thing");
+
+function handler($context)
+{
+}

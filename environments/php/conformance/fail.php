@@ -1,0 +1,6 @@
+<?php
+
+function handler($context)
+{
+    throw new Exception("this call fails");
+}

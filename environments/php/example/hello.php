@@ -1,0 +1,6 @@
+<?php
+
+function handler($context)
+{
+    return "Hello, world!\n";
+}
