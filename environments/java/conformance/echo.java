@@ -1,0 +1,5 @@
+public class echo {
+    public byte[] handle(byte[] body) {
+        return body;
+    }
+}

@@ -1,0 +1,5 @@
+public class fail {
+    public String handle() {
+        throw new IllegalStateException("this call fails");
+    }
+}

@@ -1,0 +1,9 @@
+import farplane.Function;
+import farplane.Request;
+
+public class hello implements Function {
+    @Override
+    public String handle(Request request) {
+        return "Hello, world!\n";
+    }
+}
