@@ -1,0 +1,14 @@
+using System;
+
+public class Broken
+{
+    public Broken()
+    {
+        throw new InvalidOperationException("no such thing");
+    }
+
+    public string Execute()
+    {
+        return "";
+    }
+}

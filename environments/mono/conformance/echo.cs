@@ -1,0 +1,9 @@
+using Fission.DotNetCore.Api;
+
+public class Echo
+{
+    public byte[] Execute(FissionContext context)
+    {
+        return context.Request.Bytes;
+    }
+}
