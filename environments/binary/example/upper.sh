@@ -1,0 +1,3 @@
+#!/bin/sh
+# Answers with the body in capitals.
+exec tr '[:lower:]' '[:upper:]'
