@@ -124,6 +124,9 @@ impl<W> Admission<W> {
     }
 
     fn occupy(&mut self) -> Option<String> {
+        if self.per_instance == usize::MAX {
+            return self.spread();
+        }
         while let Some(address) = self.free.last() {
             let Some(place) = self.instances.get_mut(address) else {
                 self.free.pop();
@@ -140,6 +143,18 @@ impl<W> Admission<W> {
             return Some(address.clone());
         }
         None
+    }
+
+    /// Where others scale by load, the load has to reach all: the one with the fewest calls, and
+    /// of these the one that is idle for longest.
+    fn spread(&mut self) -> Option<String> {
+        let stays = self
+            .instances
+            .iter_mut()
+            .filter(|(_, place)| !place.leaving);
+        let (address, place) = stays.min_by_key(|(_, place)| (place.calls, place.idle_since))?;
+        place.calls += 1;
+        Some(address.clone())
     }
 
     /// A call that waits does so no more.

@@ -111,6 +111,21 @@ fn an_instance_for_one_call_gets_one() {
     assert_eq!(used, [("a", 0, Duration::ZERO)]);
 }
 
+#[test]
+fn without_a_bound_calls_are_spread() {
+    let now = Instant::now();
+    let mut state = Admission::new(usize::MAX, 1);
+    state.add("a", now);
+    state.add("b", now + PATIENCE);
+    let mut go = |at: &str| assert_eq!(state.enter('x', now), Entry::Go(at.to_owned()));
+    go("a");
+    go("b");
+    state.leave("a", now + 3 * PATIENCE);
+    state.leave("b", now + 2 * PATIENCE);
+    assert_eq!(state.enter('x', now), Entry::Go("b".to_owned()));
+    assert_eq!(state.enter('x', now), Entry::Go("a".to_owned()));
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Enter,

@@ -16,6 +16,7 @@ mod forward;
 mod functions;
 mod metrics;
 mod owner;
+mod path;
 mod pool;
 mod proxy;
 mod route;
@@ -71,7 +72,8 @@ pub async fn run(
     let namespace = settings.namespace.clone();
     let watched = client.clone();
     let watching = tokio::spawn(async move {
-        world::watch(watched, &namespace, sender, CancellationToken::new()).await;
+        let forever = CancellationToken::new();
+        Box::pin(world::watch(watched, &namespace, sender, forever)).await;
     });
     let ended = serve_all(events, Some(client), settings, shutdown).await;
     watching.abort();

@@ -28,6 +28,9 @@ struct Function {
     function_namespace: String,
 }
 
+/// By namespace and name of the function.
+type Meters = HashMap<String, HashMap<String, Arc<Meter>>>;
+
 /// Everything that is counted.
 #[derive(Clone)]
 pub struct Metrics {
@@ -38,7 +41,7 @@ pub struct Metrics {
     cold_starts: Family<Function, Counter>,
     routes: Gauge,
     /// By namespace and name.
-    meters: Arc<RwLock<HashMap<String, HashMap<String, Arc<Meter>>>>>,
+    meters: Arc<RwLock<Meters>>,
 }
 
 /// The numbers of one function, at hand without a label being written.

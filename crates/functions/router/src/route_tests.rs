@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::path::internal;
 
 /// A trigger; the older, the smaller `age`.
 fn trigger(name: &str, age: i64, spec: &Value) -> HTTPTrigger {

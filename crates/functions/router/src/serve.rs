@@ -22,17 +22,16 @@ use tokio_util::sync::CancellationToken;
 use crate::body::{Body, Sent};
 use crate::cors;
 use crate::forward::{self, Forwarded};
+use crate::path;
 use crate::proxy::{self, Answered, Client, Target};
-use crate::route::{self, Found, Matched};
+use crate::route::{Found, Matched};
 use crate::router::{Router, read};
 use crate::stall::Stalling;
 use crate::state::Refusal;
 
 /// How long a client may take to send a request's head.
 const HEAD: Duration = Duration::from_secs(60);
-/// Headers of a request.
-const MAX_HEADERS: usize = 100;
-/// Bytes of a request's head; also what is read at once of a body.
+/// Bytes of a request's head. Headers are 100 at most, which is hyper's own limit.
 const MAX_HEAD: usize = 64 << 10;
 /// Largest body of an internal call, in bytes.
 const MAX_INTERNAL_BODY: usize = 16 << 20;
@@ -112,8 +111,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         .serve_connection(TokioIo::new(Stalling::new(socket)), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -238,7 +236,7 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         response.headers_mut().insert(header::ROUTE_MISS, miss);
         response
     };
-    let Some((namespace, name, label, path)) = route::internal(&path, known) else {
+    let Some((namespace, name, label, path)) = path::internal(&path, known) else {
         return missing(format!("no function is at {path}"));
     };
     let slot = match router.labelled(&namespace, &name, &label) {
@@ -408,7 +406,10 @@ fn request_id<B>(request: &Request<B>) -> String {
         .and_then(|value| value.to_str().ok());
     match given {
         Some(id) if (1..=128).contains(&id.len()) => id.to_owned(),
-        _ => uuid::Uuid::new_v4().to_string(),
+        // The system's own source of randomness would be a call into the kernel.
+        _ => uuid::Builder::from_random_bytes(rand::random())
+            .into_uuid()
+            .to_string(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Clients that call as fast as they are answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,14 +19,14 @@ use super::Result;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Load {
     address: String,
-    clients: usize,
-    calls: usize,
+    clients: u32,
+    calls: u32,
     body: usize,
 }
 
 impl Load {
     /// Calls without a body.
-    pub fn small(address: &str, clients: usize, calls: usize) -> Self {
+    pub fn small(address: &str, clients: u32, calls: u32) -> Self {
         let address = address.to_owned();
         Self {
             address,
@@ -37,7 +37,7 @@ impl Load {
     }
 
     /// Bodies of 1 MiB, sent back.
-    pub fn large(address: &str, clients: usize, calls: usize) -> Self {
+    pub fn large(address: &str, clients: u32, calls: u32) -> Self {
         Self {
             body: 1 << 20,
             ..Self::small(address, clients, calls)
@@ -85,13 +85,13 @@ pub async fn run(load: &Load) -> Result<()> {
 }
 
 async fn round(load: &Load) -> Result<Measured> {
-    let left = Arc::new(AtomicUsize::new(load.calls));
+    let left = Arc::new(AtomicU32::new(load.calls));
     let mut clients = JoinSet::new();
     let began = Instant::now();
     for _ in 0..load.clients {
         clients.spawn(client(load.clone(), left.clone()));
     }
-    let mut times = Vec::with_capacity(load.calls);
+    let mut times = Vec::new();
     while let Some(ended) = clients.join_next().await {
         times.extend(ended??);
     }
@@ -112,14 +112,14 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-async fn client(load: Load, left: Arc<AtomicUsize>) -> Result<Vec<Duration>> {
+async fn client(load: Load, left: Arc<AtomicU32>) -> Result<Vec<Duration>> {
     let socket = TcpStream::connect(&load.address).await?;
     socket.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     tokio::spawn(connection);
     let sent = Bytes::from(vec![b'x'; load.body]);
     let mut times = Vec::new();
-    let take = |left: usize| left.checked_sub(1);
+    let take = |left: u32| left.checked_sub(1);
     while left
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
         .is_ok()
