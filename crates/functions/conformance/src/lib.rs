@@ -3,9 +3,11 @@
 //! Every environment has the same small functions in `environments/<language>/conformance/`:
 //! `hello`, `report` (method, path, query and headers as JSON), `echo` (the body), `fail`,
 //! `broken` (does not load) and, where the language can, `stream`. [`Subject`] starts its server
-//! the way its image does, on a port of its own.
+//! the way its image does, on a port of its own. Functions of compiled languages go through the
+//! environment's `build`, as in its builder.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// Where the files of an environment are in its image.
 const INSTALLED: &str = "/opt/environment";
@@ -26,15 +30,22 @@ const START: Duration = Duration::from_secs(60);
 
 /// `environment.json`, as far as it is needed here.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Description {
     command: Vec<String>,
     packages: Vec<String>,
+    #[serde(default)]
+    builder_packages: Vec<String>,
+    /// Functions have to be built before they can be loaded.
+    #[serde(default)]
+    built: bool,
 }
 
 /// A running server.
 pub struct Subject {
     /// Folder of the environment.
     pub folder: PathBuf,
+    description: Description,
     address: SocketAddr,
     child: Child,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -87,6 +98,8 @@ impl Subject {
             .env("USERFUNC", files.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // So that whatever it starts can be ended with it.
+            .process_group(0)
             .spawn()
             .with_context(|| {
                 let packages = description.packages.join(" ");
@@ -95,6 +108,7 @@ impl Subject {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut subject = Self {
             folder,
+            description,
             address,
             child,
             client,
@@ -106,7 +120,7 @@ impl Subject {
 
     async fn until_it_listens(&mut self) -> Result<()> {
         let began = Instant::now();
-        while tokio::net::TcpStream::connect(self.address).await.is_err() {
+        while TcpStream::connect(self.address).await.is_err() {
             if let Some(status) = self.child.try_wait().context("look at the server")? {
                 bail!(
                     "{} ended with {status} before it listened",
@@ -138,14 +152,54 @@ impl Subject {
         bail!("{} has no function {name}", folder.display())
     }
 
-    /// Puts a function where a fetcher puts it, without its ending, and gives that path.
+    /// Puts a function where a fetcher puts it, without its ending or as it was built, and gives
+    /// that path.
+    ///
+    /// # Errors
+    /// When it cannot be copied or built.
+    pub fn place(&self, function: &str, name: &str) -> Result<PathBuf> {
+        let to = self.files.path().join(name);
+        let from = self.function(function)?;
+        if self.description.built {
+            self.build(&from, &to)?;
+        } else {
+            std::fs::copy(from, &to).context("copy the function")?;
+        }
+        Ok(to)
+    }
+
+    /// Puts a function into a package that is a directory, by this name, and gives its path.
     ///
     /// # Errors
     /// When it cannot be copied.
-    pub fn place(&self, function: &str, name: &str) -> Result<PathBuf> {
-        let to = self.files.path().join(name);
-        std::fs::copy(self.function(function)?, &to).context("copy the function")?;
+    pub fn place_in_directory(&self, function: &str, file: &str) -> Result<PathBuf> {
+        let to = self.files.path().join("deployarchive");
+        std::fs::create_dir(&to).context("make a package")?;
+        std::fs::copy(self.function(function)?, to.join(file)).context("copy the function")?;
         Ok(to)
+    }
+
+    /// Runs the environment's `build`, as its builder does.
+    fn build(&self, from: &Path, to: &Path) -> Result<()> {
+        let source = tempfile::tempdir().context("make a folder")?;
+        let file = from.file_name().context("a function without a name")?;
+        std::fs::copy(from, source.path().join(file)).context("copy the function")?;
+        let output = Command::new(self.folder.canonicalize()?.join("build"))
+            .env("SRC_PKG", source.path())
+            .env("DEPLOY_PKG", to)
+            .current_dir(source.path())
+            .output()
+            .context("run build")?;
+        if !output.status.success() {
+            bail!(
+                "build of {} failed; is all of it installed? apt-get install {}\n{}{}",
+                from.display(),
+                self.description.builder_packages.join(" "),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
     }
 
     /// Specialises by version 2 of the contract.
@@ -154,8 +208,18 @@ impl Subject {
     /// When there is no answer.
     pub async fn specialise(&self, function: &str) -> Result<Answer> {
         let path = self.place(function, "deployarchive")?;
+        self.load(&path, "").await
+    }
+
+    /// Specialises by version 2 of the contract with what is at a path.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn load(&self, path: &Path, entry: &str) -> Result<Answer> {
         let body = serde_json::json!({
-            "filepath": path, "functionName": "", "url": "/", "FunctionMetadata": {}, "envVersion": 3,
+            "filepath": path, "functionName": entry, "url": "/",
+            "FunctionMetadata": { "name": "f", "labels": { "filepath": "another" } },
+            "envVersion": 3,
         });
         self.call(Method::POST, "/v2/specialize", &[], body.to_string())
             .await
@@ -214,6 +278,21 @@ impl Subject {
             .context("call")
     }
 
+    /// Sends these bytes and gives all that comes back until the server closes.
+    ///
+    /// # Errors
+    /// When it does not close, or cannot be reached.
+    pub async fn exchange(&self, bytes: &[u8]) -> Result<String> {
+        let mut stream = TcpStream::connect(self.address).await.context("connect")?;
+        stream.write_all(bytes).await.context("write")?;
+        let mut answer = Vec::new();
+        tokio::time::timeout(START, stream.read_to_end(&mut answer))
+            .await
+            .context("the server does not close the connection")?
+            .context("read")?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     /// Asks the server to stop, as the kubelet does.
     ///
     /// # Errors
@@ -250,8 +329,16 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            // Its number may be another's by now.
+            return;
+        }
+        let group = format!("-{}", self.child.id());
         // Ended already is as good.
-        _ = self.child.kill();
+        _ = Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
         _ = self.child.wait();
     }
 }

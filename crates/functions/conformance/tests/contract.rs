@@ -16,8 +16,13 @@ async fn generic_pods_wait_for_code(language: &str) -> Result<()> {
     assert!(matches!(first.status, 200 | 202), "{first:?}");
     let hello = subject.call(Method::GET, "/", &[], "").await?;
     assert_eq!((hello.status, hello.text().trim()), (200, "Hello, world!"));
-    let second = subject.specialise("hello").await?;
-    assert_eq!(second.status, 400, "{second:?}");
+    let head = subject.call(Method::HEAD, "/", &[], "").await?;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    for path in ["/v2/specialize", "/specialize"] {
+        let second = subject.call(Method::POST, path, &[], "{}").await?;
+        assert_eq!(second.status, 400, "{second:?}");
+        assert!(second.text().contains("Not a generic container"));
+    }
     assert_eq!(
         subject.call(Method::GET, "/healthz", &[], "").await?.status,
         200
@@ -89,6 +94,37 @@ async fn bodies_of_all_sizes_come_back(language: &str) -> Result<()> {
     Ok(())
 }
 
+async fn chunked_bodies_and_closed_connections(language: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    subject.specialise("echo").await?;
+    let request = b"POST / HTTP/1.1\r\nHost: f\r\nContent-Type: application/octet-stream\r\n\
+        Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+        7\r\nhello, \r\n6;a=b\r\nworld!\r\n0\r\n\r\n";
+    let answer = subject.exchange(request).await?;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("hello, world!"), "{answer}");
+    let answer = subject.exchange(b"nonsense\r\n\r\n").await?;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let answer = subject.call(Method::POST, "/", &[], "still here").await?;
+    assert_eq!(answer.status, 200);
+    Ok(())
+}
+
+async fn a_directory_is_a_package(language: &str, file: &str, entry: &str) -> Result<()> {
+    let subject = Subject::start(language).await?;
+    let path = subject.place_in_directory("hello", file)?;
+    let answer = subject.load(&path, entry).await?;
+    assert!(
+        matches!(answer.status, 200 | 202),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+    let hello = subject.call(Method::GET, "/", &[], "").await?;
+    assert_eq!(hello.text().trim(), "Hello, world!");
+    Ok(())
+}
+
 async fn many_calls_at_once_are_all_answered(language: &str) -> Result<()> {
     let subject = std::sync::Arc::new(Subject::start(language).await?);
     subject.specialise("echo").await?;
@@ -126,6 +162,9 @@ async fn failures_are_told_and_survived(language: &str) -> Result<()> {
     let subject = Subject::start(language).await?;
     let answer = subject.specialise("broken").await?;
     assert_eq!(answer.status, 500);
+    // The code that is half there serves nothing.
+    let call = subject.call(Method::GET, "/", &[], "").await?;
+    assert_eq!(call.status, 500);
     assert!(
         answer.text().contains("no such thing"),
         "its own words are missing: {}",
@@ -157,41 +196,51 @@ async fn sigterm_lets_a_call_finish(language: &str) -> Result<()> {
 }
 
 macro_rules! environment {
-    ($module:ident, $language:literal, [$($case:ident),* $(,)?]) => {
-        mod $module {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    super::$case($language).await.unwrap();
-                }
-            )*
+    ($language:ident $(, package $file:literal $entry:literal)*) => {
+        mod $language {
+            environment!(
+                cases $language,
+                generic_pods_wait_for_code,
+                version_1_loads_the_file_at_its_place,
+                a_call_arrives_as_it_was_sent,
+                bodies_of_all_sizes_come_back,
+                chunked_bodies_and_closed_connections,
+                many_calls_at_once_are_all_answered,
+                failures_are_told_and_survived,
+                sigterm_lets_a_call_finish,
+            );
+            environment!(packages $language $(, $file $entry)*);
         }
+    };
+    // Of compiled languages every package is a directory.
+    (packages $language:ident) => {};
+    (packages $language:ident, $($file:literal $entry:literal),+) => {
+        #[tokio::test]
+        async fn directories_are_packages() {
+            for (file, entry) in [$(($file, $entry)),+] {
+                super::a_directory_is_a_package(stringify!($language), file, entry)
+                    .await
+                    .unwrap();
+            }
+        }
+    };
+    (cases $language:ident, $($case:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                super::$case(stringify!($language)).await.unwrap();
+            }
+        )*
     };
 }
 
-environment!(
-    python,
-    "python",
-    [
-        generic_pods_wait_for_code,
-        version_1_loads_the_file_at_its_place,
-        a_call_arrives_as_it_was_sent,
-        bodies_of_all_sizes_come_back,
-        many_calls_at_once_are_all_answered,
-        failures_are_told_and_survived,
-        sigterm_lets_a_call_finish,
-    ]
-);
-environment!(
-    nodejs,
-    "nodejs",
-    [
-        generic_pods_wait_for_code,
-        version_1_loads_the_file_at_its_place,
-        a_call_arrives_as_it_was_sent,
-        bodies_of_all_sizes_come_back,
-        many_calls_at_once_are_all_answered,
-        failures_are_told_and_survived,
-        sigterm_lets_a_call_finish,
-    ]
-);
+environment!(binary, package "main" "", package "greet.sh" "greet.sh");
+environment!(go);
+environment!(java, package "hello.java" "", package "hello.java" "hello::handle");
+environment!(mono, package "Hello.cs" "", package "Hello.cs" "Hello");
+environment!(nodejs, package "index.js" "", package "greet.js" "greet");
+environment!(perl, package "main.pl" "", package "greet.pl" "greet.main");
+environment!(php, package "index.php" "", package "greet.php" "greet.handler");
+environment!(python, package "main.py" "", package "greet.py" "greet.main");
+environment!(ruby, package "handler.rb" "", package "greet.rb" "greet.handler");
+environment!(rust);
