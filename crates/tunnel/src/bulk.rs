@@ -47,7 +47,7 @@ pub fn urgent_thread() {
         size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(0),
         policy: 0,
         flags: RESET_ON_FORK,
-        nice: i32::try_from(rustix::process::getpriority_process(None).unwrap_or(0)).unwrap_or(0),
+        nice: rustix::process::getpriority_process(None).unwrap_or(0),
         priority: 0,
         runtime: u64::try_from(URGENT_SLICE.as_nanos()).unwrap_or(0),
         deadline: 0,
