@@ -2,9 +2,13 @@
 //!
 //! Does nothing, and asks no mirror, when all are installed.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 use crate::progress;
 
@@ -21,11 +25,8 @@ const PACKAGES: &[(&str, Option<&str>)] = &[
     ("mmdebstrap", Some("mmdebstrap")),
     ("mount", Some("mount")),
     ("nftables", Some("nft")),
-    ("nodejs", Some("node")),
     ("pkg-config", Some("pkg-config")),
     ("procps", Some("ps")),
-    ("python3", Some("python3")),
-    ("python3-flask", None),
     ("util-linux", Some("nsenter")),
     ("zstd", Some("zstd")),
 ];
@@ -47,42 +48,61 @@ pub fn package_of(program: &str) -> Option<String> {
 ///
 /// # Errors
 /// When the machine is not Debian, or apt-get fails.
-pub fn run() -> Result<()> {
-    let missing = missing()?;
+pub fn run(root: &Path) -> Result<()> {
+    let missing = missing(root)?;
     if missing.is_empty() {
         progress::line("deps", "all Debian packages present");
         return Ok(());
     }
     progress::line("deps", &format!("installing {}", missing.join(" ")));
     apt_get(&["update", "-q"])?;
-    apt_get(
-        &[
-            &["install", "-q", "-y", "--no-install-recommends"],
-            missing.as_slice(),
-        ]
-        .concat(),
-    )?;
+    let install = ["install", "-q", "-y", "--no-install-recommends"];
+    let arguments: Vec<&str> = install
+        .into_iter()
+        .chain(missing.iter().map(String::as_str))
+        .collect();
+    apt_get(&arguments)?;
     Ok(())
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing(root: &Path) -> Result<Vec<String>> {
+    let mut wanted: BTreeSet<String> = languages(root)?;
+    wanted.extend(PACKAGES.iter().map(|(package, _)| (*package).to_owned()));
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
-        .args(PACKAGES.iter().map(|(package, _)| package))
+        .args(&wanted)
         .stderr(Stdio::null())
         .output()
         .context("ask dpkg-query; packages are only installed on Debian")?;
     let installed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let has = |package: &str| {
-        installed
-            .lines()
-            .any(|line| line == format!("{package} installed"))
+    let has = |package: &String| {
+        let line = format!("{package} installed");
+        installed.lines().any(|known| known == line)
     };
-    Ok(PACKAGES
-        .iter()
-        .map(|(package, _)| *package)
-        .filter(|package| !has(package))
-        .collect())
+    wanted.retain(|package| !has(package));
+    Ok(wanted.into_iter().collect())
+}
+
+/// Packages that run the languages of functions: their servers are tested here as processes.
+fn languages(root: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Environment {
+        packages: Vec<String>,
+    }
+    let mut all = BTreeSet::new();
+    let folder = root.join("environments");
+    let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry
+            .context("read a folder")?
+            .path()
+            .join("environment.json");
+        let Ok(text) = fs::read(&path) else { continue };
+        let environment: Environment =
+            serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+        all.extend(environment.packages);
+    }
+    Ok(all)
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

@@ -134,7 +134,7 @@ fn run(task: Task) -> Result<()> {
         .parent()
         .context("xtask is not inside the tree")?;
     match task {
-        Task::Deps => deps::run(),
+        Task::Deps => deps::run(root),
         Task::Components { source, names } => {
             let built =
                 components::build(root, &Cache::open()?, source.components.as_deref(), &names)?;
