@@ -13,11 +13,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use farplane_functions_builds as builds;
 use farplane_functions_executor as executor;
 use farplane_functions_router as router;
-use farplane_functions_sidecar::fetcher;
+use farplane_functions_sidecar::{builder, fetcher};
 use farplane_functions_storage as storage;
 use farplane_functions_triggers as triggers;
+use farplane_functions_triggers::leader::Election;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +33,8 @@ use arguments::{
 
 /// Two are enough for what one Pod does, and keep its memory small.
 const WORKERS: usize = 2;
+/// Who holds it builds packages.
+const BUILDS_LEASE: &str = "fission-builds";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -91,7 +97,13 @@ async fn run(role: Role) -> Result<()> {
                 .await
                 .with_context(|| format!("listen on {address}"))
         }
-        Role::Builder { arguments: _ } => anyhow::bail!("builders are not there yet"),
+        Role::Builder { arguments } => {
+            let settings = builder::Settings::read(arguments, variable)?;
+            let address = settings.listen;
+            builder::run(settings, shutdown)
+                .await
+                .with_context(|| format!("listen on {address}"))
+        }
         Role::Copy { path } => copy(&path),
     }
 }
@@ -128,9 +140,15 @@ async fn run_executor(options: ExecutorOptions, shutdown: CancellationToken) -> 
 
 async fn run_controllers(options: ControllerOptions, shutdown: CancellationToken) -> Result<()> {
     let (client, secret) = platform(&options.common).await?;
+    let builds = builds::Settings::new(
+        secret.clone(),
+        options.image,
+        options.pull_policy,
+        options.storage_url,
+    );
     let settings = triggers::Settings {
-        namespace: options.common.namespace,
-        pod_name: options.common.pod_name,
+        namespace: options.common.namespace.clone(),
+        pod_name: options.common.pod_name.clone(),
         router_url: options.router_url,
         secret,
         metrics: triggers::MetricsSource::RouterPods,
@@ -139,8 +157,37 @@ async fn run_controllers(options: ControllerOptions, shutdown: CancellationToken
         nats_url: options.nats_url,
     };
     let probes = health::serve(options.common.metrics, shutdown.clone());
+    let building = lead_builds(
+        client.clone(),
+        options.common.pod_name,
+        options.common.namespace,
+        builds,
+        shutdown.clone(),
+    );
     let work = async { Ok(triggers::run(client, settings, shutdown).await?) };
-    tokio::try_join!(probes, work).map(drop)
+    tokio::try_join!(probes, building, work).map(drop)
+}
+
+/// Builds packages, once the lease for that is ours.
+async fn lead_builds(
+    client: kube::Client,
+    identity: String,
+    namespace: String,
+    settings: builds::Settings,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let leases = Api::<Lease>::namespaced(client.clone(), &namespace);
+    let mut election = Election::new(leases, BUILDS_LEASE, &identity);
+    tokio::select! {
+        () = election.acquire() => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    tokio::select! {
+        error = election.hold() => return Err(error.into()),
+        ended = builds::run(client, settings, shutdown) => ended?,
+    }
+    election.release().await;
+    Ok(())
 }
 
 async fn run_storage(options: StorageOptions, shutdown: CancellationToken) -> Result<()> {
