@@ -218,90 +218,93 @@ pub fn instance_killed(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// What an attack is refused with, and its kind and spec.
+const ATTACKS: &[(&str, &str, &str)] = &[
+    (
+        "environment of another namespace",
+        "Function",
+        "{environment: {name: python, namespace: kube-system}}",
+    ),
+    (
+        "package of another namespace",
+        "Function",
+        "{package: {packageref: {name: p, namespace: kube-system}}}",
+    ),
+    (
+        "spec.secrets must be of namespace",
+        "Function",
+        "{secrets: [{name: s, namespace: kube-system}]}",
+    ),
+    (
+        "the platform's own",
+        "Function",
+        "{secrets: [{name: fission-internal-auth-keys}]}",
+    ),
+    (
+        "environment of another namespace",
+        "Package",
+        "{environment: {name: python, namespace: kube-system}}",
+    ),
+    (
+        "another namespace cannot be watched",
+        "KubernetesWatchTrigger",
+        "{namespace: kube-system, type: POD, functionref: {type: name, name: hello}}",
+    ),
+    (
+        "privileged",
+        "Environment",
+        "{runtime: {image: a, container: {securityContext: {privileged: true}}}}",
+    ),
+    (
+        "no capability",
+        "Environment",
+        "{runtime: {image: a, container: {securityContext: {capabilities: {add: [SYS_ADMIN]}}}}}",
+    ),
+    (
+        "hostNetwork",
+        "Environment",
+        "{runtime: {image: a, podspec: {hostNetwork: true}}}",
+    ),
+    (
+        "hostPath",
+        "Environment",
+        "{runtime: {image: a, podspec: {volumes: [{name: v, hostPath: {path: /}}]}}}",
+    ),
+    (
+        "tokens of service accounts",
+        "Environment",
+        "{runtime: {image: a, podspec: {volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}}}",
+    ),
+    (
+        "serviceAccountName",
+        "Environment",
+        "{runtime: {image: a}, builder: {image: b, podspec: {serviceAccountName: fission-executor}}}",
+    ),
+    (
+        "hostPath",
+        "Function",
+        "{InvokeStrategy: {ExecutionStrategy: {ExecutorType: container}}, podspec: {containers: [], volumes: [{name: v, hostPath: {path: /}}]}}",
+    ),
+    (
+        "only nodeselector",
+        "MessageQueueTrigger",
+        "{functionref: {type: name, name: hello}, podspec: {hostNetwork: false, serviceAccountName: ''}}",
+    ),
+    (
+        "the router's own",
+        "HTTPTrigger",
+        "{relativeurl: /fission-function/hello, functionref: {type: name, name: hello}}",
+    ),
+    (
+        "at most one of literal, url, or oci",
+        "Package",
+        "{deployment: {literal: YQ==, url: 'http://a'}}",
+    ),
+];
+
 /// Objects by which a tenant would leave their namespace or their Pod.
 pub fn attacks(world: &World) -> Result<()> {
-    for (expected, kind, spec) in [
-        (
-            "environment of another namespace",
-            "Function",
-            "{environment: {name: python, namespace: kube-system}}",
-        ),
-        (
-            "package of another namespace",
-            "Function",
-            "{package: {packageref: {name: p, namespace: kube-system}}}",
-        ),
-        (
-            "spec.secrets must be of namespace",
-            "Function",
-            "{secrets: [{name: s, namespace: kube-system}]}",
-        ),
-        (
-            "the platform's own",
-            "Function",
-            "{secrets: [{name: fission-internal-auth-keys}]}",
-        ),
-        (
-            "environment of another namespace",
-            "Package",
-            "{environment: {name: python, namespace: kube-system}}",
-        ),
-        (
-            "another namespace cannot be watched",
-            "KubernetesWatchTrigger",
-            "{namespace: kube-system, type: POD, functionref: {type: name, name: hello}}",
-        ),
-        (
-            "privileged",
-            "Environment",
-            "{runtime: {image: a, container: {securityContext: {privileged: true}}}}",
-        ),
-        (
-            "no capability",
-            "Environment",
-            "{runtime: {image: a, container: {securityContext: {capabilities: {add: [SYS_ADMIN]}}}}}",
-        ),
-        (
-            "hostNetwork",
-            "Environment",
-            "{runtime: {image: a, podspec: {hostNetwork: true}}}",
-        ),
-        (
-            "hostPath",
-            "Environment",
-            "{runtime: {image: a, podspec: {volumes: [{name: v, hostPath: {path: /}}]}}}",
-        ),
-        (
-            "tokens of service accounts",
-            "Environment",
-            "{runtime: {image: a, podspec: {volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}}}",
-        ),
-        (
-            "serviceAccountName",
-            "Environment",
-            "{runtime: {image: a}, builder: {image: b, podspec: {serviceAccountName: fission-executor}}}",
-        ),
-        (
-            "hostPath",
-            "Function",
-            "{InvokeStrategy: {ExecutionStrategy: {ExecutorType: container}}, podspec: {containers: [], volumes: [{name: v, hostPath: {path: /}}]}}",
-        ),
-        (
-            "only nodeselector",
-            "MessageQueueTrigger",
-            "{functionref: {type: name, name: hello}, podspec: {hostNetwork: false, serviceAccountName: ''}}",
-        ),
-        (
-            "the router's own",
-            "HTTPTrigger",
-            "{relativeurl: /fission-function/hello, functionref: {type: name, name: hello}}",
-        ),
-        (
-            "at most one of literal, url, or oci",
-            "Package",
-            "{deployment: {literal: YQ==, url: 'http://a'}}",
-        ),
-    ] {
+    for (expected, kind, spec) in ATTACKS {
         let text = format!(
             "apiVersion: fission.io/v1\nkind: {kind}\nmetadata: {{name: attack}}\nspec: {spec}\n"
         );
