@@ -1,3 +1,5 @@
+//! Which builds are begun, and when.
+
 use serde_json::json;
 
 use super::*;

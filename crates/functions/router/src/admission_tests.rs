@@ -1,3 +1,5 @@
+//! Who gets which place.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Asking a scripted executor.
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 

@@ -1,3 +1,5 @@
+//! Which route a request belongs to.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! What triggers are told of themselves.
+
 use std::collections::HashSet;
 
 use serde_json::{Value, json};

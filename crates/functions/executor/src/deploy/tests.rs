@@ -1,3 +1,5 @@
+//! Deployments of functions.
+
 use std::net::IpAddr;
 
 use farplane_functions_types::wire::{FunctionKey, InstanceUsage};

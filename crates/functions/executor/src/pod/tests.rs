@@ -1,3 +1,5 @@
+//! Pods of pools.
+
 use super::*;
 
 fn platform() -> Platform {

@@ -1,3 +1,5 @@
+//! Who gets which Pod.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
