@@ -86,13 +86,30 @@ async fn client(calls: Arc<Calls>, left: Arc<AtomicU64>, number: usize) -> Resul
     };
     client.stream.set_nodelay(true).context("set TCP_NODELAY")?;
     let body = vec![b'x'; calls.echo];
-    let requests: Vec<Vec<u8>> = calls.paths.iter().map(|path| request(path, &body)).collect();
-    let expected: &[u8] = if calls.echo > 0 { &body } else { calls.expect.as_bytes() };
+    let requests: Vec<Vec<u8>> = calls
+        .paths
+        .iter()
+        .map(|path| request(path, &body))
+        .collect();
+    let expected: &[u8] = if calls.echo > 0 {
+        &body
+    } else {
+        calls.expect.as_bytes()
+    };
     let mut times = Vec::new();
     let mut at = number;
-    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+    while left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+    {
         let began = Instant::now();
-        client.stream.write_all(&requests[at % requests.len()]).await.context("send")?;
+        client
+            .stream
+            .write_all(&requests[at % requests.len()])
+            .await
+            .context("send")?;
         let (status, answer) = tokio::time::timeout(Duration::from_secs(120), client.answer())
             .await
             .context("no answer within two minutes")??;
@@ -121,14 +138,21 @@ fn request(path: &str, body: &[u8]) -> Vec<u8> {
 
 impl Client {
     async fn fill(&mut self) -> Result<()> {
-        let count = self.stream.read_buf(&mut self.buffer).await.context("receive")?;
+        let count = self
+            .stream
+            .read_buf(&mut self.buffer)
+            .await
+            .context("receive")?;
         ensure!(count > 0, "the connection was closed instead of an answer");
         Ok(())
     }
 
     async fn until(&mut self, mark: &[u8]) -> Result<usize> {
         loop {
-            let found = self.buffer.windows(mark.len()).position(|window| window == mark);
+            let found = self
+                .buffer
+                .windows(mark.len())
+                .position(|window| window == mark);
             match found {
                 Some(at) => return Ok(at),
                 None => self.fill().await?,
@@ -141,7 +165,10 @@ impl Client {
         let end = self.until(b"\r\n\r\n").await?;
         let head = String::from_utf8_lossy(&self.buffer[..end]).to_lowercase();
         self.buffer.drain(..end + 4);
-        let status = head.get(9..12).and_then(|code| code.parse().ok()).context("no status")?;
+        let status = head
+            .get(9..12)
+            .and_then(|code| code.parse().ok())
+            .context("no status")?;
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
         if let Some(length) = field("content-length:") {
             let length: usize = length.trim().parse().context("content-length")?;
