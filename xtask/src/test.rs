@@ -3,18 +3,23 @@
 //! Order: what needs nothing first, so that a wrong line is told of early; then the tests
 //! that need the built programs; then the scenarios, on a hub of their own name.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
+use crate::components;
 use crate::progress;
 use crate::{Own, build};
 
 /// Name of the hub that the scenarios make and purge; no person's hub is touched.
 const HUB: &str = "e2e";
 
+/// Component of a broker.
+const NATS: &str = "nats";
 /// Packages with tests that need the built etcd and API server.
 const ON_REAL_API: &[&str] = &[
     "farplane-gateway",
@@ -33,16 +38,19 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
         progress::line("test", "unit, property and integration tests");
         cargo(root, &["test", "--workspace"], &[])?;
     }
-    build(root, &Cache::open()?, None, &Own::default())?;
+    let cache = Cache::open()?;
+    build(root, &cache, None, &Own::default())?;
     let dist = root.join("dist");
-    let programs = dist.join("bin");
     if only.is_none() {
+        let programs = with_brokers(root, &cache, &dist.join("bin"))?;
         progress::line("test", "tests on real etcd and API server");
         let packages = ON_REAL_API.iter().flat_map(|name| ["--package", name]);
         let names: Vec<&str> = ["test"].into_iter().chain(packages).collect();
         // RabbitMQ is Debian's, and not for every machine that runs the tests.
         let names = [names.as_slice(), &["--", "--ignored", "--skip", "rabbit"]].concat();
-        cargo(root, &names, &[("FARPLANE_TEST_BIN", &programs)])?;
+        let tested = cargo(root, &names, &[("FARPLANE_TEST_BIN", &programs)]);
+        crate::cache::remove(&programs)?;
+        tested?;
         progress::line("test", "hubs from nothing to nothing");
         let names = ["test", "--package", "farplane-embedded", "--test", "hub"];
         cargo(root, &names, &[("FARPLANE_DIST", &dist)])?;
@@ -53,6 +61,23 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
     scenarios.extend(["--dist", &path, "--hub", HUB]);
     scenarios.extend(only.iter().flat_map(|text| ["--only", text]));
     cargo(root, &scenarios, &[])
+}
+
+/// A folder with the built programs and, beside them, the brokers that only tests need.
+fn with_brokers(root: &Path, cache: &Cache, programs: &Path) -> Result<PathBuf> {
+    let names = [NATS.to_owned()];
+    let built = components::build(root, cache, None, &names)?;
+    let work = cache.work("test-programs")?;
+    for folder in [programs.to_owned(), built[NATS].bin()] {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+        for entry in entries {
+            let path = entry.context("read a folder")?.path();
+            let name = path.file_name().context("a program has a name")?;
+            symlink(&path, work.join(name)).with_context(|| format!("link {}", path.display()))?;
+        }
+    }
+    Ok(work)
 }
 
 /// Runs cargo in the tree.
