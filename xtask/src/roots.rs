@@ -54,10 +54,14 @@ const LEFT_OUT: &[&str] = &[
     "var/lib/dpkg/status-old",
     "var/lib/dpkg/triggers/Lock",
 ];
-/// A root that a power cut leaves half made is made anew: nothing has to reach the disk.
-const HASTE: [&str; 2] = [
-    r#"mkdir -p "$1/etc/dpkg/dpkg.cfg.d"; echo force-unsafe-io > "$1/etc/dpkg/dpkg.cfg.d/haste""#,
-    r#"rm "$1/etc/dpkg/dpkg.cfg.d/haste""#,
+/// Before and after installing. A root that a power cut leaves half made is made anew, so
+/// nothing has to reach the disk. Some packages fail where there is no directory for the
+/// manual page that they would link to.
+const AROUND: [&str; 2] = [
+    r#"mkdir -p "$1/etc/dpkg/dpkg.cfg.d" "$1/usr/share/man/man1"
+echo force-unsafe-io > "$1/etc/dpkg/dpkg.cfg.d/haste""#,
+    r#"rm "$1/etc/dpkg/dpkg.cfg.d/haste"
+find "$1/usr/share/man" -mindepth 1 -delete"#,
 ];
 /// A root whose directories are merged from the start needs no program to merge them, and
 /// that program would bring all of Perl.
@@ -172,8 +176,8 @@ impl<'a> Debian<'a> {
         command
             .args(["--mode=root", "--format=directory"])
             .arg(format!("--variant={variant}"))
-            .arg(format!("--setup-hook={}", HASTE[0]))
-            .arg(format!("--customize-hook={}", HASTE[1]))
+            .arg(format!("--setup-hook={}", AROUND[0]))
+            .arg(format!("--customize-hook={}", AROUND[1]))
             .arg(format!("--include={}", packages.join(",")));
         for pattern in WITHOUT {
             command.arg(format!("--dpkgopt=path-exclude={pattern}"));
