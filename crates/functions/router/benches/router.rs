@@ -140,7 +140,9 @@ fn used(process: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks = ticks.map(str::parse::<u64>).sum::<std::result::Result<u64, _>>()?;
+    let ticks = ticks
+        .map(str::parse::<u64>)
+        .sum::<std::result::Result<u64, _>>()?;
     // The kernel counts in hundredths of a second.
     Ok(Duration::from_millis(ticks * 10))
 }
