@@ -1,7 +1,7 @@
 //! Pods of functions: their template, and what users may change of it. Pure.
 //!
 //! A Pod has the runtime's container and a fetcher. Users lay a container and a Pod's spec over
-//! ours ([`merge`]); what they may say is a list ([`guard`]), so a field that nobody thought of
+//! ours ([`merge()`]); what they may say is a list ([`guard`]), so a field that nobody thought of
 //! is refused instead of passed on. Our own rules come last and win. Everything is JSON, not
 //! typed objects: a field of a newer Kubernetes is kept, and refused by the API server when it
 //! is none.

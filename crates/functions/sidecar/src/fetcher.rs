@@ -46,7 +46,7 @@ pub async fn serve(settings: Settings, listener: TcpListener, shutdown: Cancella
     serve::serve(settings, None, listener, shutdown).await;
 }
 
-/// [`serve`] with a client of the API server other than the Pod's own.
+/// [`serve()`] with a client of the API server other than the Pod's own.
 pub async fn serve_with(
     settings: Settings,
     client: kube::Client,
