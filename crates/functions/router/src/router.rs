@@ -46,7 +46,7 @@ pub struct Router {
 impl Router {
     /// Knows nothing yet.
     pub fn new(settings: Settings, executor: Executor) -> Arc<Self> {
-                let routers = Routers::new(&settings.pod_name);
+        let routers = Routers::new(&settings.pod_name);
         let executor = Arc::new(executor);
         let internal_key = Key::derived(&settings.secret, Service::RouterInternal, None);
         Arc::new(Self {
