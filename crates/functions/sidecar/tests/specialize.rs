@@ -138,9 +138,14 @@ async fn a_runtime_that_starts_late_is_waited_for() {
         .await
     });
     let placed = pod.shared().join("deployarchive");
-    while !placed.exists() {
-        tokio::task::yield_now().await;
-    }
+    let wait = async {
+        while !placed.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap();
     pod.start_runtime();
     assert_eq!(specialised.await.unwrap().0, StatusCode::OK);
     assert_eq!(pod.call().await.1, "late");

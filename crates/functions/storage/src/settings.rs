@@ -47,7 +47,7 @@ pub enum Backend {
     S3 {
         /// The bucket.
         bucket: S3,
-        /// Where uploads are until they are whole.
+        /// Below it uploads are kept until they are whole.
         spool: PathBuf,
     },
 }

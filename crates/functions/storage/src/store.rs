@@ -19,7 +19,7 @@ use crate::settings::Backend;
 /// Directory of archives within the volume.
 const ARCHIVES: &str = "fission-functions";
 /// Directory of uploads that are not whole yet, in the same volume: an archive appears by one
-/// rename.
+/// rename. It is ours alone, and emptied at the start.
 const SPOOL: &str = ".spool";
 /// Parts in which a bucket is sent a large archive; the least that S3 takes is 5 MiB.
 const PART_BYTES: usize = 8 << 20;
@@ -70,7 +70,7 @@ impl Store {
             Backend::S3 { bucket, spool } => Self {
                 objects: Arc::new(s3::open(bucket)?),
                 prefix: bucket.prefix.clone(),
-                spool: spool.clone(),
+                spool: spool.join(SPOOL),
                 files: None,
                 bucket: Some(bucket.bucket.clone()),
             },

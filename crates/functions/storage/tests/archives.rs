@@ -43,6 +43,18 @@ fn files(directory: &TempDir) -> usize {
     count(directory.path())
 }
 
+/// Waits for a condition.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn an_archive_is_kept_read_listed_and_deleted() {
     let (directory, storage) = start().await;
@@ -198,13 +210,9 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
         --b\r\nContent-Disposition: form-data; name=\"uploadfile\"\r\n\r\nsome bytes";
     stream.write_all(request.as_bytes()).await.unwrap();
     let spool = directory.path().join(".spool");
-    while spool.read_dir().unwrap().count() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| spool.read_dir().unwrap().count() > 0).await;
     drop(stream);
-    while files(&directory) != 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| files(&directory) == 0).await;
 }
 
 #[tokio::test]

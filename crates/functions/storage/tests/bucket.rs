@@ -76,6 +76,8 @@ impl World {
         let at = |name: &str| directory.path().join(name);
         std::fs::create_dir(at("s3")).unwrap();
         let server = s3_server(&at("s3")).await;
+        std::fs::create_dir(at("spool")).unwrap();
+        std::fs::write(at("spool/of-somebody-else"), "stays").unwrap();
         let backend = Backend::S3 {
             bucket: bucket(server, key),
             spool: at("spool"),
@@ -91,7 +93,7 @@ impl World {
     }
 
     fn spooled(&self) -> usize {
-        let spool = self.directory.path().join("spool");
+        let spool = self.directory.path().join("spool/.spool");
         spool.read_dir().unwrap().count()
     }
 }
@@ -127,6 +129,13 @@ async fn a_bucket_keeps_archives_of_any_size_apart() {
 
     let deleted = storage.ask(A, Method::DELETE, &of_a).await;
     assert_eq!(deleted.status, StatusCode::OK);
+    assert!(
+        world
+            .directory
+            .path()
+            .join("spool/of-somebody-else")
+            .exists()
+    );
     let again = storage.ask(A, Method::DELETE, &of_a).await;
     assert_eq!(again.status, StatusCode::NOT_FOUND);
     assert_eq!(world.spooled(), 0);
