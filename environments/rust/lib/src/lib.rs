@@ -108,7 +108,11 @@ where
     let calls = Arc::new(Calls::default());
     let handler = Arc::new(handler);
     while wait_for_connection() {
-        let Ok((stream, _)) = listener.accept() else { continue };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            // The client is gone again.
+            Err(_) => continue,
+        };
         let (calls, handler) = (calls.clone(), handler.clone());
         let served = std::thread::Builder::new().spawn(move || connection(stream, &*handler, &calls));
         if let Err(error) = served {
@@ -121,7 +125,7 @@ where
 }
 
 fn catch_signals() {
-    let action = Action { handler: stop as usize, mask: [0; 16], flags: 0, restorer: 0 };
+    let action = Action { handler: stop as *const () as usize, mask: [0; 16], flags: 0, restorer: 0 };
     for signal in [SIGTERM, SIGINT] {
         // SAFETY: the handler only stores to an atomic.
         unsafe { sigaction(signal, &action, std::ptr::null_mut()) };
