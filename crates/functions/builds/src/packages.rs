@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use farplane_functions_types::package::build_status;
 use farplane_functions_types::{Environment, Package};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
@@ -37,6 +38,9 @@ struct Context {
     settings: Settings,
     place: Place,
     environments: Store<Environment>,
+    /// True once all environments are known. Shared: the store's own waiting wakes only one of
+    /// several that wait, and every package waits at the start.
+    listed: Shared<BoxFuture<'static, bool>>,
     packages: Store<Package>,
     /// Bumped when a package or environment changed.
     changes: watch::Sender<u64>,
@@ -81,10 +85,14 @@ pub async fn run(
             of_environment(&by_pod, pod.namespace(), &name)
         });
     }
+    let listing = environments.clone();
     let context = Arc::new(Context {
         client,
         settings,
         place,
+        listed: async move { listing.wait_until_ready().await.is_ok() }
+            .boxed()
+            .shared(),
         environments,
         packages,
         changes,
@@ -151,9 +159,7 @@ fn policy(package: Arc<Package>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 async fn reconcile(package: Arc<Package>, context: Arc<Context>) -> Result<Action, Error> {
-    if package.metadata.deletion_timestamp.is_some()
-        || context.environments.wait_until_ready().await.is_err()
-    {
+    if package.metadata.deletion_timestamp.is_some() || !context.listed.clone().await {
         return Ok(Action::await_change());
     }
     let environment = context.environment(&package);

@@ -386,3 +386,20 @@ async fn an_environment_has_one_builder_as_long_as_it_names_an_image() {
     world.status("p", "succeeded").await;
     manager.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
+async fn every_package_that_is_there_at_the_start_is_looked_at() {
+    let world = World::start(LONG).await;
+    let names: Vec<String> = (0..20).map(|number| format!("p-{number}")).collect();
+    for name in &names {
+        world
+            .create::<Package>(name, json!({ "deployment": { "literal": "eA==" } }))
+            .await;
+    }
+    let manager = world.manager();
+    for name in &names {
+        world.status(name, "none").await;
+    }
+    manager.end().await;
+}
