@@ -1,5 +1,6 @@
 //! Failures of the controllers, and what each asks for: trying again or waiting.
 
+pub(crate) use farplane_control::objects::is_code;
 use std::path::PathBuf;
 
 /// Why a reconciliation ended early.
@@ -71,14 +72,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The lease went to somebody else or could not be renewed in time.
-    #[error("lost the lease {lease}: {reason}")]
-    LeaseLost {
-        /// Name of the lease.
-        lease: String,
-        /// What happened.
-        reason: String,
-    },
+    /// Another process may lead now.
+    #[error(transparent)]
+    LeaseLost(#[from] farplane_control::leader::Lost),
     /// The port of metrics and health could not be opened.
     #[error("failed to listen on {address}")]
     Listen {
@@ -141,9 +137,7 @@ impl Error {
             | Self::Store { .. }
             | Self::Keys { .. } => Class::Retry,
             Self::DamagedSecret { .. } | Self::Decide { .. } => Class::Wait,
-            Self::LeaseLost { .. } | Self::Listen { .. } | Self::ControllerEnded { .. } => {
-                Class::Fatal
-            }
+            Self::LeaseLost(_) | Self::Listen { .. } | Self::ControllerEnded { .. } => Class::Fatal,
         }
     }
 
@@ -168,9 +162,4 @@ impl Error {
         }
         text
     }
-}
-
-/// True when the API answered with this HTTP code.
-pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
 }

@@ -14,7 +14,8 @@ mod endpoint;
 mod error;
 mod host;
 mod hub_keys;
-mod leader;
+#[cfg(test)]
+mod leader_tests;
 mod metrics;
 mod object;
 mod organization;
@@ -24,7 +25,6 @@ mod scripted;
 mod settings;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
@@ -34,11 +34,9 @@ pub use error::{Class, Error};
 pub use settings::{Images, Settings, Store};
 
 use context::Context;
-use leader::Election;
+use farplane_control::leader::Election;
 
 const LEASE: &str = "farplane-controllers";
-/// An orderly end does not wait longer for an API server that is away.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs every controller, once the lease is ours, until `shutdown`.
 ///
@@ -55,31 +53,17 @@ pub async fn run(
         .await
         .map_err(|source| Error::Listen { address, source })?;
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
-    let mut election = Election::new(leases, LEASE, &settings.identity);
+    let election = Election::new(leases, LEASE, &settings.identity);
     let context = Arc::new(Context::new(client, settings));
     let router = context.metrics.clone().router();
     let port = tokio::spawn(async move { axum::serve(listener, router).await });
-    let acquired = tokio::select! {
-        () = election.acquire() => true,
-        () = shutdown.cancelled() => false,
-    };
-    let outcome = if acquired {
-        let outcome = tokio::select! {
-            error = election.hold() => Err(error),
+    let work = async {
+        tokio::select! {
             error = work(context) => Err(error),
             () = shutdown.cancelled() => Ok(()),
-        };
-        if outcome.is_ok() {
-            // Without it the next process waits a little longer; no reason to hang here.
-            let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
-            if released.is_err() {
-                tracing::warn!("the API server did not answer in time, the lease was not released");
-            }
         }
-        outcome
-    } else {
-        Ok(())
     };
+    let outcome = election.lead(&shutdown, work).await;
     port.abort();
     outcome
 }

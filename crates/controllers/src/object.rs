@@ -1,42 +1,18 @@
 //! What every controller does with objects: apply, status, finalizers, deletion, events.
 
-use std::fmt::Debug;
-
 use farplane_types::conditions;
 use farplane_types::names::{FIELD_MANAGER, FINALIZER};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::events::{Event, EventType};
-use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
+
+pub(crate) use farplane_control::objects::{Kind, now};
 
 use crate::context::Context;
 use crate::error::{Error, is_code};
-
-/// A kind known at compile time.
-pub(crate) trait Kind:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
-{
-}
-
-impl<K> Kind for K where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-pub(crate) fn now() -> Time {
-    Time(Timestamp::now())
-}
 
 /// Age of `time` in milliseconds, zero when it lies ahead.
 pub(crate) fn age_ms(time: &Time, now: &Time) -> u64 {

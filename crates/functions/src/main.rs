@@ -13,13 +13,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use farplane_control::leader::Election;
 use farplane_functions_builds as builds;
 use farplane_functions_executor as executor;
 use farplane_functions_router as router;
 use farplane_functions_sidecar::{builder, fetcher};
 use farplane_functions_storage as storage;
 use farplane_functions_triggers as triggers;
-use farplane_functions_triggers::leader::Election;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use tokio::runtime::Builder;
@@ -177,17 +177,14 @@ async fn lead_builds(
     shutdown: CancellationToken,
 ) -> Result<()> {
     let leases = Api::<Lease>::namespaced(client.clone(), &namespace);
-    let mut election = Election::new(leases, BUILDS_LEASE, &identity);
-    tokio::select! {
-        () = election.acquire() => {}
-        () = shutdown.cancelled() => return Ok(()),
-    }
-    tokio::select! {
-        error = election.hold() => return Err(error.into()),
-        ended = builds::run(client, settings, shutdown) => ended?,
-    }
-    election.release().await;
-    Ok(())
+    let election = Election::new(leases, BUILDS_LEASE, &identity);
+    let stop = shutdown.clone();
+    let work = async {
+        builds::run(client, settings, stop)
+            .await
+            .map_err(anyhow::Error::from)
+    };
+    election.lead(&shutdown, Box::pin(work)).await
 }
 
 async fn run_storage(options: StorageOptions, shutdown: CancellationToken) -> Result<()> {

@@ -18,21 +18,29 @@ pub fn set(
     now: Time,
 ) {
     let status = if status { "True" } else { "False" };
-    let fresh = Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: message.into(),
-        observed_generation: generation,
-        last_transition_time: now,
-    };
-    match list.iter_mut().find(|condition| condition.type_ == type_) {
-        Some(old) if old.status == status => {
-            let since = old.last_transition_time.clone();
+    put(
+        list,
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.into(),
+            observed_generation: generation,
+            last_transition_time: now,
+        },
+    );
+}
+
+/// Puts a condition into `list`, in place of the one of its type. The time is kept while the
+/// status stays the same.
+pub fn put(list: &mut Vec<Condition>, mut fresh: Condition) {
+    match list.iter_mut().find(|old| old.type_ == fresh.type_) {
+        Some(old) => {
+            if old.status == fresh.status {
+                fresh.last_transition_time = old.last_transition_time.clone();
+            }
             *old = fresh;
-            old.last_transition_time = since;
         }
-        Some(old) => *old = fresh,
         None => list.push(fresh),
     }
 }

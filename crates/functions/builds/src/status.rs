@@ -3,6 +3,7 @@
 use farplane_functions_types::Package;
 use farplane_functions_types::package::{PackageStatus, build_status};
 use farplane_functions_types::wire::UploadReply;
+use farplane_types::conditions::{self, READY};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -13,7 +14,6 @@ use crate::decide::Reason;
 use crate::error::Error;
 
 const BUILD_SUCCEEDED: &str = "BuildSucceeded";
-const READY: &str = "Ready";
 
 /// A status as it shall be.
 #[derive(Clone, Debug)]
@@ -41,12 +41,9 @@ impl Report {
     /// The status that it makes of another.
     pub fn on(&self, old: &PackageStatus, generation: Option<i64>, now: Time) -> PackageStatus {
         let (built, ready) = self.values();
-        let mut conditions = old.conditions.clone();
+        let mut all = old.conditions.clone();
         for (type_, status) in [(BUILD_SUCCEEDED, built), (READY, ready)] {
-            set(
-                &mut conditions,
-                self.condition(type_, status, generation, &now),
-            );
+            conditions::put(&mut all, self.condition(type_, status, generation, &now));
         }
         PackageStatus {
             build_status: self.build_status.to_owned(),
@@ -57,7 +54,7 @@ impl Report {
                 .unwrap_or_else(|| old.content_hash.clone()),
             last_update_timestamp: Some(now),
             observed_generation: generation,
-            conditions,
+            conditions: all,
         }
     }
 
@@ -78,19 +75,6 @@ impl Report {
             observed_generation: generation,
             last_transition_time: now.clone(),
         }
-    }
-}
-
-/// The time of a condition is that of its last change.
-fn set(conditions: &mut Vec<Condition>, mut new: Condition) {
-    match conditions.iter_mut().find(|one| one.type_ == new.type_) {
-        Some(old) => {
-            if old.status == new.status {
-                new.last_transition_time = old.last_transition_time.clone();
-            }
-            *old = new;
-        }
-        None => conditions.push(new),
     }
 }
 

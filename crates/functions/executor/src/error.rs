@@ -5,14 +5,9 @@ use std::net::SocketAddr;
 /// Why the executor ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The lease went to somebody else or could not be renewed in time.
-    #[error("lost the lease {lease}: {reason}")]
-    LeaseLost {
-        /// Name of the lease.
-        lease: String,
-        /// What happened.
-        reason: String,
-    },
+    /// Another process may lead now.
+    #[error(transparent)]
+    LeaseLost(#[from] farplane_control::leader::Lost),
     /// An address cannot be listened at.
     #[error("cannot listen at {address}; is it in use?")]
     Listen {

@@ -19,7 +19,6 @@ mod engine;
 mod error;
 mod failed;
 mod fetcher;
-mod leader;
 mod metrics;
 mod objects;
 mod pod;
@@ -43,6 +42,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_control::leader::Election;
 use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::label;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -59,7 +59,6 @@ pub use settings::Settings;
 use backend::{Backends, Pooled};
 use deploy::{Deployments, Seen};
 use engine::Engine;
-use leader::Election;
 use metrics::Metrics;
 use objects::Watched;
 use pools::Pools;
@@ -69,6 +68,8 @@ use world::World;
 const LEASE: &str = "fission-executor";
 /// How long requests that run may take when the process is told to end.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Pause between two looks of a process that waits: what a hand-over takes at most.
+const LOOK: Duration = Duration::from_millis(500);
 /// An orderly end does not wait longer for an API server that is away.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -93,29 +94,22 @@ pub async fn run(
     let serving = tokio::spawn(serve::requests(requests, front.clone(), shutdown.clone()));
 
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
-    let mut election = Election::new(leases, LEASE, &settings.pod_name);
-    tokio::select! {
-        () = election.acquire() => {}
-        () = shutdown.cancelled() => return Ok(()),
-    }
-    let work = work(client, settings, metrics.clone(), front, shutdown, async {
-        // Requests that run end before another executor may take their Pods.
-        if tokio::time::timeout(DRAIN, serving).await.is_err() {
-            tracing::warn!("requests that still ran were cut");
-        }
-    });
-    let outcome = tokio::select! {
-        error = election.hold() => Err(error),
-        outcome = work => outcome,
-    };
+    let election = Election::new(leases, LEASE, &settings.pod_name).looking_every(LOOK);
+    let work = work(
+        client,
+        settings,
+        metrics.clone(),
+        front,
+        shutdown.clone(),
+        async {
+            // Requests that run end before another executor may take their Pods.
+            if tokio::time::timeout(DRAIN, serving).await.is_err() {
+                tracing::warn!("requests that still ran were cut");
+            }
+        },
+    );
+    let outcome = election.lead(&shutdown, work).await;
     metrics.leads(false);
-    if outcome.is_ok() {
-        // Without it the next process waits a little longer; no reason to hang here.
-        let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
-        if released.is_err() {
-            tracing::warn!("the API server did not answer in time, the lease was not released");
-        }
-    }
     end.cancel();
     outcome
 }
@@ -132,11 +126,12 @@ async fn work(
     let mut watches = JoinSet::new();
     let world = World::start(&client, &settings.storage_url, &mut watches);
     let ours = watcher::Config::default().labels(label::EXECUTOR_TYPE);
-    let deployments = Watched::<Deployment>::start(&client, ours.clone(), &mut watches, |_| {});
+    let deployments =
+        Watched::<Deployment>::start_with(&client, ours.clone(), &mut watches, |_| {});
     let seen = Seen {
         deployments: deployments.clone(),
-        services: Watched::start(&client, ours.clone(), &mut watches, |_| {}),
-        scalers: Watched::start(&client, ours, &mut watches, |_| {}),
+        services: Watched::start_with(&client, ours.clone(), &mut watches, |_| {}),
+        scalers: Watched::start_with(&client, ours, &mut watches, |_| {}),
     };
     world.ready().await;
     deployments.ready().await;

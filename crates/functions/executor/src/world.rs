@@ -35,12 +35,11 @@ type Known = HashMap<(String, String), (Versions, Arc<Revision>)>;
 
 impl World {
     pub fn start(client: &Client, storage_url: &str, tasks: &mut JoinSet<()>) -> Self {
-        let all = watcher::Config::default;
         Self {
-            environments: Watched::start(client, all(), tasks, |_| {}),
-            functions: Watched::start(client, all(), tasks, |_| {}),
-            versions: Watched::start(client, all(), tasks, |_| {}),
-            packages: Watched::start(client, all(), tasks, strip_package),
+            environments: Watched::start(client, tasks),
+            functions: Watched::start(client, tasks),
+            versions: Watched::start(client, tasks),
+            packages: Watched::start_with(client, watcher::Config::default(), tasks, strip_package),
             storage_url: storage_url.to_owned(),
             known: Mutex::default(),
         }

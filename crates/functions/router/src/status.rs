@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
+use farplane_control::conditions::{READY, Said, set_condition};
 use farplane_functions_types::triggers::HTTPTriggerStatus;
 use farplane_functions_types::{FunctionReference, HTTPTrigger};
 use futures::StreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource as _, ResourceExt as _};
@@ -21,7 +22,6 @@ use crate::world::Event;
 
 const MANAGER: &str = "fission-router";
 const ADMITTED: &str = "RouteAdmitted";
-const READY: &str = "Ready";
 /// Statuses that are written at a time.
 const WRITES: usize = 8;
 
@@ -68,13 +68,6 @@ pub struct Write {
     key: Key,
     uid: String,
     status: HTTPTriggerStatus,
-}
-
-/// Whether a condition holds, and why.
-struct Said {
-    holds: bool,
-    reason: &'static str,
-    message: String,
 }
 
 impl Board {
@@ -141,13 +134,14 @@ impl Seen {
             Some(message) => Said::no("FunctionNotFound", message),
             None => Said::yes(READY, "calls are passed on"),
         };
-        let conditions = [(ADMITTED, admitted), (READY, ready)];
+        let mut conditions = self.status.conditions.clone();
+        conditions.retain(|one| one.type_ == ADMITTED || one.type_ == READY);
+        for (kind, said) in [(ADMITTED, admitted), (READY, ready)] {
+            set_condition(&mut conditions, kind, &said, self.generation, at);
+        }
         HTTPTriggerStatus {
             observed_generation: self.generation,
-            conditions: conditions
-                .into_iter()
-                .map(|(kind, said)| self.condition(kind, said, at))
-                .collect(),
+            conditions,
         }
     }
 
@@ -180,41 +174,6 @@ impl Seen {
             &function.version
         };
         known.missing(namespace, &function.name, label)
-    }
-
-    /// The condition, since when it has held.
-    fn condition(&self, kind: &str, said: Said, at: &Time) -> Condition {
-        let status = if said.holds { "True" } else { "False" };
-        let before = self.status.conditions.iter().find(|it| it.type_ == kind);
-        let since = before
-            .filter(|before| before.status == status)
-            .map_or_else(|| at.clone(), |before| before.last_transition_time.clone());
-        Condition {
-            type_: kind.to_owned(),
-            status: status.to_owned(),
-            reason: said.reason.to_owned(),
-            message: said.message,
-            observed_generation: self.generation,
-            last_transition_time: since,
-        }
-    }
-}
-
-impl Said {
-    fn yes(reason: &'static str, message: &str) -> Self {
-        Self {
-            holds: true,
-            reason,
-            message: message.to_owned(),
-        }
-    }
-
-    fn no(reason: &'static str, message: String) -> Self {
-        Self {
-            holds: false,
-            reason,
-            message,
-        }
     }
 }
 

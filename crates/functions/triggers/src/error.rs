@@ -3,14 +3,9 @@
 /// Why the triggers ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The lease went to somebody else or could not be renewed in time.
-    #[error("lost the lease {lease}: {reason}")]
-    LeaseLost {
-        /// Name of the lease.
-        lease: String,
-        /// What happened.
-        reason: String,
-    },
+    /// Another process may lead now.
+    #[error(transparent)]
+    LeaseLost(#[from] farplane_control::leader::Lost),
     /// The address of the router is none.
     #[error("{url:?} is not the address of a router; write http://host:port")]
     RouterAddress {

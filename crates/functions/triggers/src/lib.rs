@@ -14,7 +14,6 @@ pub mod duration;
 mod error;
 mod headers;
 mod invocations;
-pub mod leader;
 mod messages;
 mod objects;
 #[cfg(test)]
@@ -29,7 +28,6 @@ mod versions;
 mod watches;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
@@ -41,12 +39,10 @@ pub use settings::{InvocationSettings, MetricsSource, Settings};
 
 use caller::Caller;
 use context::Context;
-use leader::Election;
+use farplane_control::leader::Election;
 use objects::Watched;
 
 const LEASE: &str = "fission-triggers";
-/// An orderly end does not wait longer for an API server that is away.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs all triggers, once the lease is ours, until `shutdown`.
 ///
@@ -70,23 +66,9 @@ pub async fn run(
         }
     };
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
-    let mut election = Election::new(leases, LEASE, &settings.pod_name);
-    tokio::select! {
-        () = election.acquire() => {}
-        () = shutdown.cancelled() => return Ok(()),
-    }
-    let outcome = tokio::select! {
-        error = election.hold() => Err(error),
-        outcome = work(client, settings, caller, listener, shutdown) => outcome,
-    };
-    if outcome.is_ok() {
-        // Without it the next process waits a little longer; no reason to hang here.
-        let released = tokio::time::timeout(RELEASE_TIMEOUT, election.release()).await;
-        if released.is_err() {
-            tracing::warn!("the API server did not answer in time, the lease was not released");
-        }
-    }
-    outcome
+    let election = Election::new(leases, LEASE, &settings.pod_name);
+    let work = work(client, settings, caller, listener, shutdown.clone());
+    election.lead(&shutdown, Box::pin(work)).await
 }
 
 /// Runs all parts. Ends in order after `stop`, with what they were about.

@@ -12,16 +12,28 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
+use tokio_util::sync::CancellationToken;
 
-use crate::error::Error;
 use crate::objects::is_code;
 
 /// How long a record must be seen unchanged before another process takes the lease.
-pub(crate) const DURATION: Duration = Duration::from_secs(15);
+const DURATION: Duration = Duration::from_secs(15);
 /// A holder that could not renew for so long gives up; less than [`DURATION`].
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two renewals, and between two looks of those that wait.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// An orderly end does not wait longer for an API server that is away.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The lease went to somebody else or could not be renewed in time.
+#[derive(Debug, thiserror::Error)]
+#[error("lost the lease {lease}: {reason}")]
+pub struct Lost {
+    /// Name of the lease.
+    pub lease: String,
+    /// What happened.
+    pub reason: String,
+}
 
 /// What to do about the lease as it was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +66,8 @@ pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
-    interval: Duration,
+    renew: Duration,
+    look: Duration,
     seen: Option<(String, Instant)>,
 }
 
@@ -65,9 +78,48 @@ impl Election {
             api,
             name: name.to_owned(),
             identity: identity.to_owned(),
-            interval: INTERVAL,
+            renew: INTERVAL,
+            look: INTERVAL,
             seen: None,
         }
+    }
+
+    /// Pause between two looks while another process leads: what a hand-over takes at most.
+    #[must_use]
+    pub fn looking_every(mut self, pause: Duration) -> Self {
+        self.look = pause;
+        self
+    }
+
+    /// Pause between two renewals.
+    #[must_use]
+    pub fn renewing_every(mut self, pause: Duration) -> Self {
+        self.renew = pause;
+        self
+    }
+
+    /// Does the work once the lease is ours. The lease is given back after work that ended well;
+    /// after a failure its process should end, and the next one waits until the lease is old.
+    ///
+    /// # Errors
+    /// That of the work, or that the lease was lost.
+    pub async fn lead<E: From<Lost>>(
+        mut self,
+        shutdown: &CancellationToken,
+        work: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        tokio::select! {
+            () = self.acquire() => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        let outcome = tokio::select! {
+            lost = self.hold() => Err(lost.into()),
+            outcome = work => outcome,
+        };
+        if outcome.is_ok() {
+            self.release().await;
+        }
+        outcome
     }
 
     /// Returns once the lease is ours. Failures of the API are waited out.
@@ -81,15 +133,15 @@ impl Election {
                 Ok(false) => tracing::debug!(lease = self.name, "another process leads"),
                 Err(error) => tracing::warn!(lease = self.name, %error, "cannot reach the lease"),
             }
-            tokio::time::sleep(self.interval).await;
+            tokio::time::sleep(self.look).await;
         }
     }
 
     /// Renews until that fails for too long.
-    pub async fn hold(&mut self) -> Error {
+    pub async fn hold(&mut self) -> Lost {
         let mut renewed = Instant::now();
         loop {
-            tokio::time::sleep(self.interval).await;
+            tokio::time::sleep(self.renew).await;
             let left = DEADLINE.saturating_sub(renewed.elapsed());
             let reason = match tokio::time::timeout(left, self.attempt()).await {
                 Ok(Ok(true)) => {
@@ -107,8 +159,15 @@ impl Election {
         }
     }
 
-    /// Gives the lease back, so that the next process need not wait.
+    /// Gives the lease back, so that the next process need not wait; for a few seconds at most.
     pub async fn release(&mut self) {
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, self.give_back()).await;
+        if released.is_err() {
+            tracing::warn!("the API server did not answer in time, the lease was not released");
+        }
+    }
+
+    async fn give_back(&self) {
         let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
             return;
         };
@@ -126,15 +185,18 @@ impl Election {
         }
     }
 
-    fn lost(&self, reason: &str) -> Error {
-        Error::LeaseLost {
+    fn lost(&self, reason: &str) -> Lost {
+        Lost {
             lease: self.name.clone(),
             reason: reason.to_owned(),
         }
     }
 
     /// One look and, where allowed, one write. True when the lease is ours now.
-    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+    ///
+    /// # Errors
+    /// When the API server does not answer, or refuses.
+    pub async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let lease = self.api.get_opt(&self.name).await?;
         let unchanged = self.observe(lease.as_ref());
         let written = match (decide(lease.as_ref(), &self.identity, unchanged), lease) {
