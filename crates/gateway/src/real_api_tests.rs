@@ -3,11 +3,9 @@
 //! Ignored unless asked for, as it needs `etcd` and `kube-apiserver` in the directory that
 //! `FARPLANE_TEST_BIN` names.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::net::SocketAddr;
 
+use farplane_test_api::{ApiServer, eventually, free_port};
 use farplane_tunnel::lines::{self, LineReader};
 use farplane_tunnel::{ALPN, Class, Config, Hello, Incoming, OpenHeader, Session, TunnelStream};
 use farplane_types::token::Token;
@@ -28,93 +26,19 @@ use tokio_util::sync::CancellationToken;
 use crate::testing::{DOMAIN, Keyring, Leaf, tls};
 use crate::{Settings, run};
 
-/// Ends the process with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn start(program: &str, directory: &Path, arguments: &[String]) -> Running {
-    let programs = std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set");
-    let log = std::fs::File::create(directory.join(format!("{program}.log"))).unwrap();
-    let child = Command::new(Path::new(&programs).join(program))
-        .args(arguments)
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Running(child)
-}
-
 /// A hub's API without anything else.
 struct Hub {
     client: Client,
-    _processes: Vec<Running>,
-    _directory: tempfile::TempDir,
+    _server: ApiServer,
 }
 
 impl Hub {
     async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(path.join("sa.key"), key.serialize_pem()).unwrap();
-        std::fs::write(path.join("sa.pub"), key.public_key_pem()).unwrap();
-        let admin = "admin,admin,1,\"system:masters\"\n";
-        std::fs::write(path.join("tokens.csv"), admin).unwrap();
-        let (store, peer, api) = (free_port(), free_port(), free_port());
-        let etcd = [
-            "--data-dir=data".to_owned(),
-            format!("--listen-client-urls=http://127.0.0.1:{store}"),
-            format!("--advertise-client-urls=http://127.0.0.1:{store}"),
-            format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-            format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
-            format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-        ];
-        let api_server = [
-            format!("--etcd-servers=http://127.0.0.1:{store}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={api}"),
-            "--cert-dir=certs".to_owned(),
-            "--token-auth-file=tokens.csv".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            "--service-account-issuer=https://test".to_owned(),
-            "--service-account-key-file=sa.pub".to_owned(),
-            "--service-account-signing-key-file=sa.key".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-        ];
-        let processes = vec![
-            start("etcd", path, &etcd),
-            start("kube-apiserver", path, &api_server),
-        ];
-        let uri = format!("https://127.0.0.1:{api}").parse().unwrap();
-        let mut config = kube::Config::new(uri);
-        config.accept_invalid_certs = true;
-        config.auth_info.token = Some("admin".to_owned().into());
-        let client = Client::try_from(config).unwrap();
-        let hub = Self {
-            client,
-            _processes: processes,
-            _directory: directory,
-        };
-        let namespaces: Api<Namespace> = Api::all(hub.client.clone());
-        eventually("API server", async || {
-            namespaces.get("default").await.ok().map(|_| ())
-        })
-        .await;
-        hub
+        let server = ApiServer::start();
+        Self {
+            client: server.client().await,
+            _server: server,
+        }
     }
 
     async fn create<K>(&self, api: Api<K>, object: Value) -> K
@@ -172,21 +96,6 @@ impl Hub {
     ) -> Api<K> {
         Api::namespaced(self.client.clone(), "org-demo")
     }
-}
-
-/// Asks again and again until there is an answer.
-async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let limit = Duration::from_secs(60);
-    let answer = tokio::time::timeout(limit, asking).await;
-    answer.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
 }
 
 fn token() -> Token {

@@ -1,97 +1,27 @@
 //! A real etcd and API server, and the command.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
+use farplane_test_api::{ApiServer, program, programs};
 use serde_json::Value;
 
-/// Ends the process with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub(crate) struct World {
-    folder: tempfile::TempDir,
-    _processes: Vec<Running>,
-}
-
-fn programs() -> PathBuf {
-    PathBuf::from(std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set"))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn start(program: &str, folder: &Path, arguments: &[String]) -> Running {
-    let log = std::fs::File::create(folder.join(format!("{program}.log"))).unwrap();
-    let child = Command::new(programs().join(program))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Running(child)
+    server: ApiServer,
 }
 
 impl World {
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let key = rcgen::KeyPair::generate().unwrap();
-        std::fs::write(path.join("sa.key"), key.serialize_pem()).unwrap();
-        std::fs::write(path.join("sa.pub"), key.public_key_pem()).unwrap();
-        std::fs::write(
-            path.join("tokens.csv"),
-            "admin,admin,1,\"system:masters\"\n",
-        )
-        .unwrap();
-        let (store, peer, api) = (free_port(), free_port(), free_port());
-        let etcd = [
-            "--data-dir=data".to_owned(),
-            format!("--listen-client-urls=http://127.0.0.1:{store}"),
-            format!("--advertise-client-urls=http://127.0.0.1:{store}"),
-            format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-            format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
-            format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-        ];
-        let api_server = [
-            format!("--etcd-servers=http://127.0.0.1:{store}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={api}"),
-            "--cert-dir=certs".to_owned(),
-            "--token-auth-file=tokens.csv".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            "--service-account-issuer=https://test".to_owned(),
-            "--service-account-key-file=sa.pub".to_owned(),
-            "--service-account-signing-key-file=sa.key".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-        ];
-        let processes = vec![
-            start("etcd", path, &etcd),
-            start("kube-apiserver", path, &api_server),
-        ];
+        let server = ApiServer::start();
         let config = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
-             clusters: [{{name: a, cluster: {{server: \"https://127.0.0.1:{api}\", insecure-skip-tls-verify: true}}}}]\n\
+             clusters: [{{name: a, cluster: {{server: \"{}\", insecure-skip-tls-verify: true}}}}]\n\
              users: [{{name: a, user: {{token: admin}}}}]\n\
-             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n"
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n",
+            server.url()
         );
-        std::fs::write(path.join("kubeconfig"), config).unwrap();
-        let world = Self {
-            folder,
-            _processes: processes,
-        };
+        std::fs::write(server.folder().join("kubeconfig"), config).unwrap();
+        let world = Self { server };
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !world
             .kubectl(&["get", "namespace", "default"])
@@ -107,11 +37,11 @@ impl World {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
+        self.server.folder()
     }
 
     pub(crate) fn kubectl(&self, words: &[&str]) -> Output {
-        Command::new(programs().join("kubectl"))
+        Command::new(program("kubectl"))
             .args(["--kubeconfig", "kubeconfig"])
             .args(words)
             .current_dir(self.path())

@@ -1,9 +1,9 @@
 //! A real etcd and API server, storage, and a builder's Pod on loopback.
 
 use std::io::{Cursor, Write as _};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use base64::Engine as _;
 use farplane_functions_sidecar::{builder, fetcher};
 use farplane_functions_types::auth::{Key, Service};
 use farplane_functions_types::{Environment, Package};
-use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+pub(crate) use farplane_test_api::eventually;
+use farplane_test_api::{NAMESPACE, World as Server};
+use kube::Resource;
+use kube::api::PostParams;
 use kube::core::NamespaceResourceScope;
-use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,56 +30,10 @@ use crate::sidecar::Sidecar;
 use crate::{Settings, run_at};
 
 pub(crate) const SECRET: &[u8] = b"master";
-const NAMESPACE: &str = "ns";
-
-/// Waits for something, and says what it waited for.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(Duration::from_secs(60), wait).await {
-        Ok(found) => found,
-        Err(_) => panic!("waited for {what}"),
-    }
-}
-
-/// Ends the process with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = StdListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn start(program: &str, directory: &Path, arguments: &[String]) -> Running {
-    let programs = std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set");
-    let log = std::fs::File::create(directory.join(format!("{program}.log"))).unwrap();
-    let child = Command::new(Path::new(&programs).join(program))
-        .args(arguments)
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Running(child)
-}
 
 /// Everything that a build needs.
 pub(crate) struct World {
-    pub client: Client,
+    server: Server,
     /// Directory shared by fetcher and builder.
     pub packages: PathBuf,
     /// Where the builder is said to be.
@@ -88,8 +42,16 @@ pub(crate) struct World {
     pub real: Builder,
     pub storage: SocketAddr,
     _stop: DropGuard,
-    _processes: Vec<Running>,
     _directory: tempfile::TempDir,
+}
+
+/// Its objects are those of the API server.
+impl Deref for World {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
 }
 
 impl World {
@@ -97,7 +59,7 @@ impl World {
     pub async fn start(build_deadline: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let (client, processes) = api_server(path).await;
+        let server = Server::start(&farplane_functions_types::all_crds(), &[]).await;
         let stop = CancellationToken::new();
         let packages = path.join("packages");
         std::fs::create_dir(&packages).unwrap();
@@ -110,13 +72,12 @@ impl World {
         tokio::spawn(async move { serving.await.unwrap() });
         let real = pod(&packages, build_deadline, &stop).await;
         Self {
-            client,
+            server,
             packages,
             builder: Arc::new(Mutex::new(real.clone())),
             real,
             storage: storage.0,
             _stop: stop.drop_guard(),
-            _processes: processes,
             _directory: directory,
         }
     }
@@ -137,38 +98,6 @@ impl World {
             task: tokio::spawn(async move { running.await.unwrap() }),
             shutdown,
         }
-    }
-
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.client.clone(), NAMESPACE)
-    }
-
-    pub async fn create<K>(&self, name: &str, spec: Value) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-        K: DeserializeOwned + Serialize + Clone + std::fmt::Debug,
-    {
-        let object = json!({
-            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
-            "metadata": { "name": name }, "spec": spec,
-        });
-        let object: K = serde_json::from_value(object).unwrap();
-        let api = self.api::<K>();
-        api.create(&PostParams::default(), &object).await.unwrap()
-    }
-
-    pub async fn patch<K>(&self, name: &str, patch: Value) -> K
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-        K: DeserializeOwned + Clone + std::fmt::Debug,
-    {
-        self.api::<K>()
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .unwrap()
     }
 
     pub async fn create_raw<K>(&self, object: Value)
@@ -349,77 +278,4 @@ async fn pod(packages: &Path, deadline: Duration, stop: &CancellationToken) -> B
         fetcher: fetcher_address,
         builder: builder_address,
     }
-}
-
-async fn api_server(path: &Path) -> (Client, Vec<Running>) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    std::fs::write(path.join("sa.key"), key.serialize_pem()).unwrap();
-    std::fs::write(path.join("sa.pub"), key.public_key_pem()).unwrap();
-    let admin = "admin,admin,1,\"system:masters\"\n";
-    std::fs::write(path.join("tokens.csv"), admin).unwrap();
-    let (store, peer, api) = (free_port(), free_port(), free_port());
-    let etcd = [
-        "--data-dir=data".to_owned(),
-        format!("--listen-client-urls=http://127.0.0.1:{store}"),
-        format!("--advertise-client-urls=http://127.0.0.1:{store}"),
-        format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-        format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
-        format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-    ];
-    let server = [
-        format!("--etcd-servers=http://127.0.0.1:{store}"),
-        "--bind-address=127.0.0.1".to_owned(),
-        format!("--secure-port={api}"),
-        "--cert-dir=certs".to_owned(),
-        "--token-auth-file=tokens.csv".to_owned(),
-        "--authorization-mode=RBAC".to_owned(),
-        "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-        "--service-account-issuer=https://test".to_owned(),
-        "--service-account-key-file=sa.pub".to_owned(),
-        "--service-account-signing-key-file=sa.key".to_owned(),
-        "--disable-admission-plugins=ServiceAccount".to_owned(),
-    ];
-    let processes = vec![
-        start("etcd", path, &etcd),
-        start("kube-apiserver", path, &server),
-    ];
-    let uri = format!("https://127.0.0.1:{api}").parse().unwrap();
-    let mut config = kube::Config::new(uri);
-    config.accept_invalid_certs = true;
-    config.auth_info.token = Some("admin".to_owned().into());
-    let client = Client::try_from(config).unwrap();
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    eventually("an API server", async || {
-        namespaces.get("default").await.ok()
-    })
-    .await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in farplane_functions_types::all_crds() {
-        let made = definitions
-            .create(&PostParams::default(), &definition)
-            .await;
-        let name = made.unwrap().metadata.name.unwrap_or_default();
-        eventually("a definition to be established", async || {
-            let conditions = definitions.get(&name).await.ok()?.status?.conditions?;
-            let mut all = conditions.iter();
-            all.find(|one| one.type_ == "Established" && one.status == "True")
-                .map(drop)
-        })
-        .await;
-    }
-    let object = json!({ "metadata": { "name": NAMESPACE } });
-    let object: Namespace = serde_json::from_value(object).unwrap();
-    namespaces
-        .create(&PostParams::default(), &object)
-        .await
-        .unwrap();
-    // A definition that was just established takes a moment to be served.
-    let packages: Api<Package> = Api::namespaced(client.clone(), NAMESPACE);
-    let environments: Api<Environment> = Api::namespaced(client.clone(), NAMESPACE);
-    eventually("the kinds to be served", async || {
-        packages.list(&Default::default()).await.ok()?;
-        environments.list(&Default::default()).await.ok().map(drop)
-    })
-    .await;
-    (client, processes)
 }

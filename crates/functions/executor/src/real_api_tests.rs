@@ -25,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::testing::api::{ApiServer, free_port};
 use crate::testing::cluster::Cluster;
-use crate::testing::{SECRET, eventually};
+use crate::testing::{SECRET, world};
+use farplane_test_api::{World, eventually, free_port};
 
 /// An executor as a process runs it.
 struct Process {
@@ -38,7 +38,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(server: &ApiServer, name: &str) -> Self {
+    fn start(server: &World, name: &str) -> Self {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (address, metrics) = (local(free_port()), local(free_port()));
         let settings = Settings {
@@ -149,7 +149,7 @@ fn key(function: &Function) -> FunctionKey {
     }
 }
 
-async fn environment(server: &ApiServer, pool: i32) -> Environment {
+async fn environment(server: &World, pool: i32) -> Environment {
     server
         .create(
             "python",
@@ -159,7 +159,7 @@ async fn environment(server: &ApiServer, pool: i32) -> Environment {
         .await
 }
 
-async fn package(server: &ApiServer, name: &str, code: &str) -> Package {
+async fn package(server: &World, name: &str, code: &str) -> Package {
     use base64::Engine as _;
     let literal = base64::engine::general_purpose::STANDARD.encode(code);
     server
@@ -171,7 +171,7 @@ async fn package(server: &ApiServer, name: &str, code: &str) -> Package {
 }
 
 /// A function with a package of its own.
-async fn function(server: &ApiServer, name: &str, more: Value) -> Function {
+async fn function(server: &World, name: &str, more: Value) -> Function {
     package(server, name, name).await;
     let mut spec = json!({
         "environment": { "name": "python" },
@@ -182,8 +182,8 @@ async fn function(server: &ApiServer, name: &str, more: Value) -> Function {
     server.create(name, spec).await
 }
 
-async fn scene(pool: i32) -> (ApiServer, Cluster, Process) {
-    let server = ApiServer::start().await;
+async fn scene(pool: i32) -> (World, Cluster, Process) {
+    let server = world().await;
     let cluster = Cluster::start(&server.client);
     environment(&server, pool).await;
     let executor = Process::start(&server, "executor-1");
@@ -368,7 +368,7 @@ async fn other_answers(process: &Process, function: &Function) -> Option<(Status
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn what_was_specialised_before_a_crash_is_found_by_asking() {
-    let server = ApiServer::start().await;
+    let server = world().await;
     let cluster = Cluster::start(&server.client);
     environment(&server, 1).await;
     let lost = function(&server, "lost", json!({})).await;
@@ -399,7 +399,7 @@ async fn what_was_specialised_before_a_crash_is_found_by_asking() {
 }
 
 /// Saves the test the time after which a dead process's lease is taken.
-async fn release_lease(server: &ApiServer) {
+async fn release_lease(server: &World) {
     let api: Api<Lease> = Api::namespaced(server.client.clone(), "fission");
     api.delete(LEASE, &DeleteParams::default()).await.unwrap();
 }

@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::testing::api::ApiServer;
-use crate::testing::{Router, SECRET, Seen, eventually};
+use crate::testing::{Router, SECRET, Seen, world};
+use farplane_test_api::{World, eventually};
 
 fn settings(router: &Router) -> Settings {
     Settings {
@@ -39,7 +39,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(server: &ApiServer, settings: Settings) -> Self {
+    fn start(server: &World, settings: Settings) -> Self {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(run(server.client.clone(), settings, shutdown.clone()));
         Self { task, shutdown }
@@ -63,7 +63,7 @@ fn calls(router: &Router, name: &str) -> Vec<(String, Seen)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn timers_call_and_say_what_is_wrong() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let process = Process::start(&server, settings(&router));
     let timer = |cron: &str| json!({ "cron": cron, "subpath": "tick", "functionref": { "type": "name", "name": "f" } });
     server
@@ -105,7 +105,7 @@ async fn timers_call_and_say_what_is_wrong() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn watches_call_for_each_change_in_order() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let service = |label: &str| json!({ "ports": [{ "port": 80 }], "selector": { "app": label } });
     server.create::<Service>("before", service("x")).await;
     server

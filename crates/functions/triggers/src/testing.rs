@@ -1,12 +1,11 @@
 //! For tests: a router that checks signatures and records calls, and a real API server.
 
-pub(crate) mod api;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use farplane_functions_types::auth::{self, Key, Service};
+use farplane_test_api::World;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
@@ -150,18 +149,7 @@ fn respond(status: u16, body: Bytes) -> Response<Full<Bytes>> {
     response
 }
 
-/// Waits until `look` finds something; fails with what it looked for after a minute.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(std::time::Duration::from_secs(60), found).await {
-        Ok(found) => found,
-        Err(_) => panic!("{what}: not within a minute"),
-    }
+/// A real API server with our kinds and the namespaces of platform and tests.
+pub(crate) async fn world() -> World {
+    World::start(&farplane_functions_types::all_crds(), &["fission"]).await
 }

@@ -70,7 +70,7 @@ async fn provisioned_instances_are_there_before_the_first_call() {
     executor.end().await;
 }
 
-async fn deployed(server: &ApiServer, name: &str, strategy: Value) -> Function {
+async fn deployed(server: &World, name: &str, strategy: Value) -> Function {
     let mut execution = json!({ "ExecutorType": "newdeploy", "MaxScale": 3 });
     let strategy = strategy.as_object().cloned().unwrap_or_default();
     execution.as_object_mut().unwrap().extend(strategy);

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use super::{Process, settings};
 use crate::settings::{MetricsSource, Settings};
-use crate::testing::api::ApiServer;
-use crate::testing::{Router, eventually};
+use crate::testing::{Router, world};
+use farplane_test_api::{World, eventually};
 
 /// The metrics of a router that has had so many calls, of which so many failed.
 #[derive(Clone, Default)]
@@ -48,7 +48,7 @@ async fn canary_settings(router: &Router, metrics: &Metrics, tasks: &mut JoinSet
     }
 }
 
-async fn weight(server: &ApiServer) -> i64 {
+async fn weight(server: &World) -> i64 {
     let api: Api<HTTPTrigger> = server.api();
     let trigger = api.get("t").await.unwrap();
     let weights = trigger.spec.function_ref.function_weights;
@@ -56,7 +56,7 @@ async fn weight(server: &ApiServer) -> i64 {
     weights["new"]
 }
 
-async fn until_weight(server: &ApiServer, wanted: i64) {
+async fn until_weight(server: &World, wanted: i64) {
     let what = format!("{wanted} %");
     eventually(&what, async || {
         (weight(server).await == wanted).then_some(())
@@ -64,7 +64,7 @@ async fn until_weight(server: &ApiServer, wanted: i64) {
     .await;
 }
 
-async fn trigger(server: &ApiServer) {
+async fn trigger(server: &World) {
     let reference =
         json!({ "type": "function-weights", "functionweights": { "old": 100, "new": 0 } });
     let spec = json!({ "relativeurl": "/x", "functionref": reference });
@@ -81,7 +81,7 @@ fn spec(trigger: &str, new: &str, old: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn a_good_canary_ends_and_a_bad_one_goes_back() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let (metrics, mut tasks) = (Metrics::default(), JoinSet::new());
     // Calls of before, most of which failed, count for nothing.
     metrics.set("new", "", 1000, 900);
@@ -142,7 +142,7 @@ async fn a_good_canary_ends_and_a_bad_one_goes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn a_canary_moves_an_alias() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let (metrics, mut tasks) = (Metrics::default(), JoinSet::new());
     let settings = canary_settings(&router, &metrics, &mut tasks).await;
     let process = Process::start(&server, settings);

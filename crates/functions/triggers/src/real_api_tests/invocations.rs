@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use super::messages::Nats;
 use super::{Process, settings};
 use crate::settings::{InvocationSettings, Settings};
-use crate::testing::api::{ApiServer, free_port};
-use crate::testing::{Reply, Router, SECRET, Seen, eventually};
+use crate::testing::{Reply, Router, SECRET, Seen, world};
+use farplane_test_api::{eventually, free_port};
 
 /// Hands over calls as a router does.
 struct Caller(SocketAddr);
@@ -94,7 +94,7 @@ fn to<'a>(calls: &'a [Seen], function: &str) -> Vec<&'a Seen> {
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 #[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn calls_are_delivered_repeated_told_of_and_redriven() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let directory = tempfile::tempdir().unwrap();
     let (settings, caller) = with_store(&router, directory.path().into());
     let retry = json!({ "maxAttempts": 2, "backoffBase": "50ms" });
@@ -227,7 +227,7 @@ async fn calls_are_delivered_repeated_told_of_and_redriven() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd, kube-apiserver and nats-server in FARPLANE_TEST_BIN"]
 async fn calls_outlive_the_process_and_results_reach_topics() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let nats = Nats::start().await;
     let directory = tempfile::tempdir().unwrap();
     let (mut settings, caller) = with_store(&router, directory.path().into());

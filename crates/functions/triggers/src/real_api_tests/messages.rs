@@ -7,8 +7,8 @@ use kube::api::PostParams;
 use serde_json::json;
 
 use super::{Process, settings};
-use crate::testing::api::{ApiServer, Running, free_port, start};
-use crate::testing::{Reply, Router, eventually};
+use crate::testing::{Reply, Router, world};
+use farplane_test_api::{Running, eventually, free_port, start};
 
 /// A NATS server with a stream `orders` of topics `orders.*`.
 pub(super) struct Nats {
@@ -120,7 +120,7 @@ impl Nats {
 #[ignore = "needs etcd, kube-apiserver and nats-server in FARPLANE_TEST_BIN"]
 #[allow(clippy::too_many_lines, reason = "one story, told in order")]
 async fn messages_are_retried_answered_and_never_lost() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let mut nats = Nats::start().await;
     // Message 3 always fails, message 5 the first two times.
     let failures = std::sync::atomic::AtomicU32::new(0);
@@ -209,7 +209,7 @@ async fn messages_are_retried_answered_and_never_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd, kube-apiserver and nats-server in FARPLANE_TEST_BIN"]
 async fn a_slow_function_leaves_messages_in_the_queue() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let nats = Nats::start().await;
     let (open, gate) = tokio::sync::watch::channel(false);
     router.answer_with(move |_| {

@@ -7,10 +7,10 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
 use super::{Process, settings};
-use crate::testing::api::ApiServer;
-use crate::testing::{Router, eventually};
+use crate::testing::{Router, world};
+use farplane_test_api::{World, eventually};
 
-async fn versions(server: &ApiServer) -> Vec<String> {
+async fn versions(server: &World) -> Vec<String> {
     let api: Api<FunctionVersion> = server.api();
     let all = api.list(&ListParams::default()).await.unwrap().items;
     let mut names: Vec<_> = all.iter().map(|version| version.name_any()).collect();
@@ -18,7 +18,7 @@ async fn versions(server: &ApiServer) -> Vec<String> {
     names
 }
 
-async fn until_versions(server: &ApiServer, wanted: &[&str]) {
+async fn until_versions(server: &World, wanted: &[&str]) {
     let what = format!("versions {wanted:?}");
     eventually(&what, async || {
         (versions(server).await == wanted).then_some(())
@@ -29,7 +29,7 @@ async fn until_versions(server: &ApiServer, wanted: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn versions_are_published_kept_and_deleted() {
-    let (server, router) = (ApiServer::start().await, Router::start().await);
+    let (server, router) = (world().await, Router::start().await);
     let process = Process::start(&server, settings(&router));
     let environment = json!({ "version": 3, "runtime": { "image": "x" } });
     server.create::<Environment>("python", environment).await;

@@ -1,8 +1,14 @@
-//! A real etcd and API server with our definitions.
+//! For tests: a real etcd and API server as plain processes on loopback, without nodes.
+//!
+//! The programs are those of the directory that `FARPLANE_TEST_BIN` names. Everything ends with
+//! the value; failures are panics, as in any test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -13,10 +19,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::eventually;
+/// Namespace of the objects of a [`World`].
+pub const NAMESPACE: &str = "ns";
 
 /// Ends the process with the test.
-pub(crate) struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -25,23 +32,32 @@ impl Drop for Running {
     }
 }
 
-pub(crate) fn free_port() -> u16 {
+/// A port that is free now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// Starts a program of the directory that `FARPLANE_TEST_BIN` names.
-pub(crate) fn start(program: &str, directory: &Path, arguments: &[String]) -> Running {
-    let programs = std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set");
-    let log = directory.join(format!("{program}.log"));
+/// Directory of the built programs.
+pub fn programs() -> PathBuf {
+    PathBuf::from(std::env::var("FARPLANE_TEST_BIN").expect("FARPLANE_TEST_BIN is not set"))
+}
+
+/// A program of the build.
+pub fn program(name: &str) -> PathBuf {
+    programs().join(name)
+}
+
+/// Starts a program of the build in `folder`; its output goes to a log there.
+pub fn start(name: &str, folder: &Path, arguments: &[String]) -> Running {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
-        .open(log)
+        .open(folder.join(format!("{name}.log")))
         .unwrap();
-    let child = Command::new(Path::new(&programs).join(program))
+    let child = Command::new(program(name))
         .args(arguments)
-        .current_dir(directory)
+        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -50,27 +66,38 @@ pub(crate) fn start(program: &str, directory: &Path, arguments: &[String]) -> Ru
     Running(child)
 }
 
-pub(crate) struct ApiServer {
-    pub client: Client,
-    _processes: Vec<Running>,
-    _directory: tempfile::TempDir,
+/// Asks again and again until there is an answer, for a minute.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), asking).await;
+    answer.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
+}
+
+/// etcd and API server. Everybody with the token `admin` may do anything.
+pub struct ApiServer {
+    port: u16,
+    folder: tempfile::TempDir,
+    _processes: [Running; 2],
 }
 
 impl ApiServer {
-    /// With namespaces `fission` and `ns`.
-    pub async fn start() -> Self {
-        _ = tracing_subscriber::fmt()
-            .with_test_writer()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .try_init();
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
+    /// Starts both; returns before they are ready.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(path.join("sa.key"), key.serialize_pem()).unwrap();
         std::fs::write(path.join("sa.pub"), key.public_key_pem()).unwrap();
         let admin = "admin,admin,1,\"system:masters\"\n";
         std::fs::write(path.join("tokens.csv"), admin).unwrap();
-        let (store, peer, api) = (free_port(), free_port(), free_port());
+        let (store, peer, port) = (free_port(), free_port(), free_port());
         let etcd = [
             "--data-dir=data".to_owned(),
             format!("--listen-client-urls=http://127.0.0.1:{store}"),
@@ -82,7 +109,7 @@ impl ApiServer {
         let api_server = [
             format!("--etcd-servers=http://127.0.0.1:{store}"),
             "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={api}"),
+            format!("--secure-port={port}"),
             "--cert-dir=certs".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
@@ -92,62 +119,104 @@ impl ApiServer {
             "--service-account-signing-key-file=sa.key".to_owned(),
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];
-        let processes = vec![
+        let processes = [
             start("etcd", path, &etcd),
             start("kube-apiserver", path, &api_server),
         ];
-        let uri = format!("https://127.0.0.1:{api}").parse().unwrap();
-        let mut config = kube::Config::new(uri);
+        Self {
+            port,
+            folder,
+            _processes: processes,
+        }
+    }
+
+    /// Directory of both, for files of the test too.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `https://` address.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// A client that may do anything, once the API server answers.
+    pub async fn client(&self) -> Client {
+        let mut config = kube::Config::new(self.url().parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info.token = Some("admin".to_owned().into());
-        let server = Self {
-            client: Client::try_from(config).unwrap(),
-            _processes: processes,
-            _directory: directory,
-        };
-        let namespaces: Api<Namespace> = Api::all(server.client.clone());
+        let client = Client::try_from(config).unwrap();
+        let namespaces: Api<Namespace> = Api::all(client.clone());
         eventually("an API server", async || {
             namespaces.get("default").await.ok()
         })
         .await;
-        let definitions: Api<CustomResourceDefinition> = Api::all(server.client.clone());
-        for definition in farplane_functions_types::all_crds() {
-            definitions
-                .create(&PostParams::default(), &definition)
-                .await
-                .unwrap();
+        client
+    }
+}
+
+/// Makes kinds and waits until they are established: lists and watches of one that is not
+/// begin anew without a word.
+pub async fn define(client: &Client, definitions: &[CustomResourceDefinition]) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in definitions {
+        api.create(&PostParams::default(), definition)
+            .await
+            .unwrap();
+    }
+    for definition in definitions {
+        let name = definition.metadata.name.clone().unwrap_or_default();
+        eventually("a definition to be established", async || {
+            let conditions = api.get(&name).await.ok()?.status?.conditions?;
+            let mut all = conditions.iter();
+            all.find(|one| one.type_ == "Established" && one.status == "True")
+                .map(drop)
+        })
+        .await;
+    }
+}
+
+/// Makes namespaces.
+pub async fn namespaces(client: &Client, names: &[&str]) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    for name in names {
+        let object = json!({ "metadata": { "name": name } });
+        let object: Namespace = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+}
+
+/// An API server with kinds of its own, and what tests do with objects of namespace
+/// [`NAMESPACE`].
+pub struct World {
+    /// May do anything.
+    pub client: Client,
+    _server: ApiServer,
+}
+
+impl World {
+    /// With these kinds and namespaces, and [`NAMESPACE`].
+    pub async fn start(definitions: &[CustomResourceDefinition], names: &[&str]) -> Self {
+        let server = ApiServer::start();
+        let client = server.client().await;
+        define(&client, definitions).await;
+        namespaces(&client, names).await;
+        namespaces(&client, &[NAMESPACE]).await;
+        Self {
+            client,
+            _server: server,
         }
-        // Lists and watches of a kind that is not established yet begin anew without a word.
-        for definition in farplane_functions_types::all_crds() {
-            let name = definition.metadata.name.unwrap_or_default();
-            eventually("a definition to be established", async || {
-                let definition = definitions.get(&name).await.ok()?;
-                let conditions = definition.status?.conditions?;
-                let mut all = conditions.iter();
-                all.find(|one| one.type_ == "Established" && one.status == "True")?;
-                Some(())
-            })
-            .await;
-        }
-        for name in ["fission", "ns"] {
-            let object = json!({ "metadata": { "name": name } });
-            let object: Namespace = serde_json::from_value(object).unwrap();
-            namespaces
-                .create(&PostParams::default(), &object)
-                .await
-                .unwrap();
-        }
-        server
     }
 
+    /// Objects of [`NAMESPACE`].
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        Api::namespaced(self.client.clone(), "ns")
+        Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    /// Makes an object in namespace `ns`.
+    /// Makes an object in [`NAMESPACE`].
     pub async fn create<K>(&self, name: &str, spec: Value) -> K
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -170,6 +239,7 @@ impl ApiServer {
         .await
     }
 
+    /// Changes an object of [`NAMESPACE`].
     pub async fn patch<K>(&self, name: &str, patch: Value) -> K
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -188,7 +258,8 @@ impl ApiServer {
         K: DeserializeOwned + Serialize + Clone + std::fmt::Debug,
     {
         let resource = kube::core::ApiResource::erase::<K>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), "ns", &resource);
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), NAMESPACE, &resource);
         let what = format!("{type_} of {name} to be {expected}");
         eventually(&what, async || {
             let object = api.get(name).await.ok()?;
