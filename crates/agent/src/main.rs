@@ -12,9 +12,8 @@ use farplane_agent::state::Lock;
 use farplane_agent::{
     VERSION, address, causes, doctor, enrol, facts, files, leave, run, service, status,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use farplane_process::{log, stop_on_signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Enough for a host's streams, and little memory.
 const WORKERS: usize = 2;
@@ -135,23 +134,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Lines for people on a terminal, JSON for machines otherwise.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .init();
-    }
-}
-
 fn command(arguments: &Arguments) -> Result<ExitCode> {
     let path = arguments.config.as_path();
     match &arguments.command {
@@ -182,27 +164,6 @@ fn say(text: std::fmt::Arguments<'_>) -> Result<ExitCode> {
 
 fn json(value: &impl serde::Serialize) -> Result<ExitCode> {
     say(format_args!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-/// Ends at the first SIGTERM or SIGINT in order, at the second at once.
-fn stop_on_signal(shutdown: &CancellationToken) -> Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            if shutdown.is_cancelled() {
-                std::process::exit(1);
-            }
-            tracing::info!("stopping");
-            shutdown.cancel();
-        }
-    });
-    Ok(())
 }
 
 fn serve(path: &Path) -> Result<ExitCode> {

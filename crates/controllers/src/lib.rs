@@ -63,7 +63,7 @@ pub async fn run(
             () = shutdown.cancelled() => Ok(()),
         }
     };
-    let outcome = election.lead(&shutdown, work).await;
+    let outcome = election.lead(&shutdown, Box::pin(work)).await;
     port.abort();
     outcome
 }

@@ -7,7 +7,6 @@ mod arguments;
 mod health;
 mod secret;
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -20,12 +19,11 @@ use farplane_functions_router as router;
 use farplane_functions_sidecar::{builder, fetcher};
 use farplane_functions_storage as storage;
 use farplane_functions_triggers as triggers;
+use farplane_process::{log, stop_on_signal};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use arguments::{
     Arguments, Common, ControllerOptions, ExecutorOptions, Role, RouterOptions, StorageOptions,
@@ -45,23 +43,6 @@ fn main() -> ExitCode {
             tracing::error!(error = format!("{error:#}"), "ended");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Lines for people on a terminal, JSON for machines otherwise.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .init();
     }
 }
 
@@ -220,25 +201,4 @@ fn copy(path: &Path) -> Result<()> {
     std::fs::copy(&own, path)
         .map(drop)
         .with_context(|| format!("copy {} to {}", own.display(), path.display()))
-}
-
-/// Ends at the first SIGTERM or SIGINT in order, at the second at once.
-fn stop_on_signal(shutdown: &CancellationToken) -> Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            if shutdown.is_cancelled() {
-                std::process::exit(1);
-            }
-            tracing::info!("stopping");
-            shutdown.cancel();
-        }
-    });
-    Ok(())
 }

@@ -5,14 +5,12 @@ mod artifacts;
 mod download;
 mod registry;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use farplane_process::{log, stop_on_signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use arguments::{Arguments, Command};
 
@@ -34,23 +32,6 @@ fn main() -> ExitCode {
             tracing::error!(error = format!("{error:#}"), "ended");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Lines for people on a terminal, JSON for machines otherwise.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .init();
     }
 }
 
@@ -95,25 +76,4 @@ async fn client() -> Result<kube::Client> {
     kube::Client::try_default()
         .await
         .context("find the hub's API server")
-}
-
-/// The first SIGTERM or SIGINT asks for an orderly end, a second one ends at once.
-fn stop_on_signal(shutdown: &CancellationToken) -> Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            if shutdown.is_cancelled() {
-                std::process::exit(1);
-            }
-            tracing::info!("stopping");
-            shutdown.cancel();
-        }
-    });
-    Ok(())
 }

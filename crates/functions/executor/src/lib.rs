@@ -108,7 +108,7 @@ pub async fn run(
             }
         },
     );
-    let outcome = election.lead(&shutdown, work).await;
+    let outcome = election.lead(&shutdown, Box::pin(work)).await;
     metrics.leads(false);
     end.cancel();
     outcome
