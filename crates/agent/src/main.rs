@@ -1,6 +1,6 @@
 //! `farplane-agent`: the command line.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

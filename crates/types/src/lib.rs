@@ -6,6 +6,7 @@
 // Each printer column repeats `type_`, which the lint takes for a repeated attribute.
 #![allow(clippy::duplicated_attributes)]
 
+mod causes;
 pub mod conditions;
 pub mod endpoint;
 pub mod host;
@@ -18,6 +19,7 @@ pub mod organization;
 pub mod token;
 pub mod wire;
 
+pub use causes::causes;
 pub use endpoint::{Endpoint, EndpointSpec, EndpointStatus};
 pub use host::{Host, HostConnection, HostFacts, HostProvider, HostSpec, HostStatus};
 pub use host_plan::{

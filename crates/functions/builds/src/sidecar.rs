@@ -106,7 +106,7 @@ impl Sidecar {
             .map_err(|error| broken(error.to_string()))?;
         let answer = async {
             let response = self.client.request(request).await;
-            let response = response.map_err(|error| broken(in_words(&error)))?;
+            let response = response.map_err(|error| broken(farplane_types::causes(&error)))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_LIMIT)
                 .collect()
@@ -119,14 +119,4 @@ impl Sidecar {
             Err(_) => Err(BuildError::Deadline { what, deadline }),
         }
     }
-}
-
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        words = format!("{words}: {next}");
-        cause = next.source();
-    }
-    words
 }

@@ -204,7 +204,7 @@ impl Executor {
             .client
             .request(request)
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| farplane_types::causes(&error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST).collect().await;
         match body {
@@ -241,17 +241,6 @@ fn failure(status: StatusCode, body: &[u8]) -> Failure {
             ..Failure::default()
         }
     })
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(&format!(": {source}"));
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

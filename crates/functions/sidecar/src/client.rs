@@ -38,20 +38,9 @@ pub async fn send(
 ) -> Result<Response<Incoming>, String> {
     match tokio::time::timeout(deadline, client()?.request(request)).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(in_words(&error)),
+        Ok(Err(error)) => Err(farplane_types::causes(&error)),
         Err(_) => Err(format!("no answer within {} s", deadline.as_secs())),
     }
-}
-
-/// An error with its causes.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        words = format!("{words}: {next}");
-        cause = next.source();
-    }
-    words
 }
 
 fn client() -> Result<Client<HttpsConnector<HttpConnector>, Body>, String> {

@@ -67,7 +67,7 @@ pub(crate) enum CallError {
     /// Nothing was sent.
     #[error(
         "cannot reach the router at {address}; is it running? {}",
-        chain(source)
+        farplane_types::causes(source)
     )]
     NotSent {
         address: String,
@@ -134,7 +134,7 @@ impl Caller {
                     let address = self.address.clone();
                     CallError::NotSent { address, source }
                 } else {
-                    CallError::Broken(chain(&source))
+                    CallError::Broken(farplane_types::causes(&source))
                 }
             })?;
             read(response, call.keep).await
@@ -205,7 +205,7 @@ async fn read(response: http::Response<Incoming>, keep: usize) -> Result<Answer,
     let mut kept = BytesMut::new();
     let mut truncated = false;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| CallError::Broken(chain(&error)))?;
+        let frame = frame.map_err(|error| CallError::Broken(farplane_types::causes(&error)))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -222,21 +222,6 @@ async fn read(response: http::Response<Incoming>, keep: usize) -> Result<Answer,
         body: kept.freeze(),
         truncated,
     })
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

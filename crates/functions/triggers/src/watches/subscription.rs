@@ -128,7 +128,7 @@ pub(crate) async fn run(context: Context, plan: Plan, say: Say) {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                let message = crate::caller::chain(&error);
+                let message = farplane_types::causes(&error);
                 say(Said::no("WatchStartFailed", message));
                 continue;
             }
