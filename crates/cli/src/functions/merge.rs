@@ -7,32 +7,16 @@ use serde_json::{Map, Value};
 
 /// What makes `new` of `old`; none when nothing changes. Lists are replaced as a whole.
 pub(crate) fn patch(old: &Value, new: &Value) -> Option<Value> {
-    let (Value::Object(before), Value::Object(after)) = (old, new) else {
-        return (old != new).then(|| new.clone());
-    };
-    let mut changes = Map::new();
-    for (key, value) in after {
-        match before.get(key) {
-            Some(known) => {
-                if let Some(change) = patch(known, value) {
-                    changes.insert(key.clone(), change);
-                }
-            }
-            None if is_nothing(value) => {}
-            None => {
-                changes.insert(key.clone(), value.clone());
-            }
-        }
-    }
-    for key in before.keys().filter(|key| !after.contains_key(*key)) {
-        changes.insert(key.clone(), Value::Null);
-    }
-    (!changes.is_empty()).then_some(Value::Object(changes))
+    difference(old, new, true)
 }
 
 /// As [`patch`], but what `new` does not name stays: it was set by somebody else, or is a
 /// default of the API server.
 pub(crate) fn overlay(old: &Value, new: &Value) -> Option<Value> {
+    difference(old, new, false)
+}
+
+fn difference(old: &Value, new: &Value, forget: bool) -> Option<Value> {
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
         return (old != new).then(|| new.clone());
     };
@@ -40,7 +24,7 @@ pub(crate) fn overlay(old: &Value, new: &Value) -> Option<Value> {
     for (key, value) in after {
         match before.get(key) {
             Some(known) => {
-                if let Some(change) = overlay(known, value) {
+                if let Some(change) = difference(known, value, forget) {
                     changes.insert(key.clone(), change);
                 }
             }
@@ -50,6 +34,10 @@ pub(crate) fn overlay(old: &Value, new: &Value) -> Option<Value> {
             }
         }
     }
+    let gone = before
+        .keys()
+        .filter(|key| forget && !after.contains_key(*key));
+    changes.extend(gone.map(|key| (key.clone(), Value::Null)));
     (!changes.is_empty()).then_some(Value::Object(changes))
 }
 
