@@ -1,7 +1,7 @@
 //! Any text is a schedule or refused, and a schedule only ever names later times.
 #![no_main]
 
-use farplane_functions_triggers::cron::Schedule;
+use farplane_functions_schedule::cron::Schedule;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_functions_schedule::duration;
 use farplane_functions_types::CanaryConfig;
 use farplane_functions_types::release::CanaryConfigStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -24,7 +25,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use crate::context::Context;
-use crate::duration;
 use crate::objects::{self, READY, Said, Watched, set_condition};
 use crate::subscriptions::{Key, key};
 

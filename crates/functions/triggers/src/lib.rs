@@ -9,8 +9,6 @@
 mod caller;
 mod canary;
 mod context;
-pub mod cron;
-pub mod duration;
 mod error;
 mod headers;
 mod invocations;

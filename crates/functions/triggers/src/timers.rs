@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use farplane_functions_schedule::cron::Schedule;
 use farplane_functions_types::TimeTrigger;
 use farplane_functions_types::names::header;
 use farplane_functions_types::triggers::TriggerStatus;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::task::JoinSet;
 
 use crate::caller::Call;
 use crate::context::{Context, drain, keep_statuses, nothing_else};
-use crate::cron::Schedule;
 use crate::objects::{self, READY, Said, Watched, set_condition};
 use crate::target::{Target, subpath};
 
@@ -126,9 +126,12 @@ impl Plan {
     /// Or the condition `Ready` that says why not, and whether the schedule is at fault.
     fn of(trigger: &TimeTrigger) -> Result<Self, (Said, bool)> {
         let spec = &trigger.spec;
-        let schedule = spec.cron.parse().map_err(|error: crate::cron::CronError| {
-            (Said::no("InvalidCron", error.to_string()), true)
-        })?;
+        let schedule =
+            spec.cron
+                .parse()
+                .map_err(|error: farplane_functions_schedule::cron::CronError| {
+                    (Said::no("InvalidCron", error.to_string()), true)
+                })?;
         let refused = |message: String| (Said::no("InvalidFunctionReference", message), false);
         let namespace = trigger.namespace().unwrap_or_default();
         let target = Target::of(&namespace, &spec.function_ref)

@@ -1,6 +1,6 @@
 //! When a timer is due, by the very rules of the platform.
 
-use farplane_functions_triggers::cron::Schedule;
+use farplane_functions_schedule::cron::Schedule;
 use farplane_functions_types::TimeTrigger;
 use k8s_openapi::jiff::Timestamp;
 

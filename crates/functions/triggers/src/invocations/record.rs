@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use farplane_functions_schedule::duration;
 use farplane_functions_types::function::{Destination, Invocation, Topic};
 use serde::{Deserialize, Serialize};
-
-use crate::duration;
 
 /// Attempts when the function says nothing.
 const ATTEMPTS: u32 = 3;
