@@ -13,6 +13,13 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{- /* The kubelet makes directories as root's; without capabilities root is only their owner. */ -}}
+{{- define "functions.directorySecurity" -}}
+runAsUser: 0
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
 {{- define "functions.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -38,6 +45,8 @@ livenessProbe:
   valueFrom: { fieldRef: { fieldPath: metadata.namespace } }
 - name: FARPLANE_EXECUTOR_URL
   value: http://executor.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}.
+- name: FARPLANE_QUEUE_URL
+  value: http://queue.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}.
 - name: FARPLANE_STORAGE_URL
   value: http://storagesvc.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}.
 - name: FARPLANE_ROUTER_URL
@@ -55,7 +64,10 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* A Deployment of one role: dict "root" "role" "values" "ports" "labels". */ -}}
+{{- /*
+A Deployment of one role: dict "root" "name" "role" "values" "ports" and, where there is one,
+"application" "grace" "volume" "mountPath".
+*/ -}}
 {{- define "functions.deployment" -}}
 apiVersion: apps/v1
 kind: Deployment
@@ -71,8 +83,9 @@ metadata:
 spec:
   replicas: {{ .values.replicas | default 1 }}
   strategy:
-    {{- if .recreate }}
-    type: Recreate
+    {{- if .volume }}
+    # A volume may be mountable by one node only: the next Pod comes when the one before is gone.
+    rollingUpdate: { maxUnavailable: 1, maxSurge: 0 }
     {{- else }}
     rollingUpdate: { maxUnavailable: 0, maxSurge: 1 }
     {{- end }}
@@ -96,7 +109,7 @@ spec:
       terminationGracePeriodSeconds: {{ .grace | default 30 }}
       {{- include "functions.imagePullSecrets" .root | nindent 6 }}
       securityContext:
-        {{- .podSecurity | default (include "functions.podSecurity" .root) | nindent 8 }}
+        {{- include (ternary "functions.directorySecurity" "functions.podSecurity" (and (hasKey . "volume") (ne .root.Values.volumes.hostPath ""))) . | nindent 8 }}
       {{- if gt (int (.values.replicas | default 1)) 1 }}
       topologySpreadConstraints:
         - maxSkew: 1
@@ -106,9 +119,9 @@ spec:
             matchLabels:
               svc: {{ .name }}
       {{- end }}
-      {{- with .nodeSelector }}
+      {{- if and .volume .root.Values.volumes.hostPath }}
       nodeSelector:
-        {{- toYaml . | nindent 8 }}
+        kubernetes.io/hostname: {{ required "volumes.node is required with volumes.hostPath" .root.Values.volumes.node }}
       {{- end }}
       containers:
         - name: {{ .name }}
@@ -131,13 +144,18 @@ spec:
             {{- toYaml .values.resources | nindent 12 }}
           securityContext:
             {{- include "functions.containerSecurity" .root | nindent 12 }}
-          {{- with .mounts }}
+          {{- with .volume }}
           volumeMounts:
-            {{- toYaml . | nindent 12 }}
+            - { name: {{ . }}, mountPath: {{ $.mountPath }} }
           {{- end }}
-      {{- with .volumes }}
+      {{- if .volume }}
       volumes:
-        {{- toYaml . | nindent 8 }}
+        - name: {{ .volume }}
+          {{- if .root.Values.volumes.hostPath }}
+          hostPath: { path: {{ .root.Values.volumes.hostPath }}/{{ .volume }}, type: DirectoryOrCreate }
+          {{- else }}
+          persistentVolumeClaim: { claimName: {{ .volume }} }
+          {{- end }}
       {{- end }}
 {{- end }}
 
@@ -163,4 +181,28 @@ spec:
       {{- with .nodePort }}
       nodePort: {{ . }}
       {{- end }}
+{{- end }}
+
+{{- define "functions.claim" }}
+{{- if not .root.Values.volumes.hostPath }}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {{ .name }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "functions.labels" .root | nindent 4 }}
+  annotations:
+    helm.sh/resource-policy: keep
+spec:
+  accessModes:
+    {{- toYaml .volume.accessModes | nindent 4 }}
+  {{- with .root.Values.volumes.storageClass }}
+  storageClassName: {{ . }}
+  {{- end }}
+  resources:
+    requests:
+      storage: {{ .volume.size }}
+{{- end }}
 {{- end }}

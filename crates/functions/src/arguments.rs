@@ -74,6 +74,20 @@ pub struct RouterOptions {
     /// Address of the executor.
     #[arg(long, env = "FARPLANE_EXECUTOR_URL")]
     pub executor_url: String,
+    /// Address of the queue of asynchronous calls.
+    #[arg(long, env = "FARPLANE_QUEUE_URL")]
+    pub queue_url: String,
+    /// Who may call routes, by tokens that `/auth/login` gives; everybody when left out.
+    #[arg(long, env = "FARPLANE_LOGIN_USERNAME", requires = "password")]
+    pub username: Option<String>,
+    /// Password of that user.
+    #[arg(
+        long,
+        env = "FARPLANE_LOGIN_PASSWORD",
+        hide_env_values = true,
+        requires = "username"
+    )]
+    pub password: Option<String>,
 }
 
 /// The executor.
@@ -110,6 +124,12 @@ pub struct ControllerOptions {
     /// Domain of Service names.
     #[arg(long, env = "FARPLANE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Where routers hand over asynchronous calls.
+    #[arg(long, default_value = "0.0.0.0:8888")]
+    pub queue_listen: SocketAddr,
+    /// Directory of asynchronous calls, on a volume that outlives the Pod.
+    #[arg(long, env = "FARPLANE_QUEUE_DIR", default_value = "/queue")]
+    pub queue_directory: PathBuf,
     /// NATS server of triggers that name none.
     #[arg(long, env = "FARPLANE_NATS_URL")]
     pub nats_url: Option<String>,

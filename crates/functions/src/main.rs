@@ -96,6 +96,11 @@ async fn run_router(options: RouterOptions, shutdown: CancellationToken) -> Resu
         internal: options.internal,
         metrics: options.common.metrics,
         executor_url: options.executor_url,
+        queue_url: options.queue_url,
+        login: options
+            .username
+            .zip(options.password)
+            .map(|(username, password)| router::Credentials { username, password }),
         namespace: options.common.namespace,
         pod_name: options.common.pod_name,
         secret,
@@ -134,7 +139,10 @@ async fn run_controllers(options: ControllerOptions, shutdown: CancellationToken
         secret,
         metrics: triggers::MetricsSource::RouterPods,
         cluster_domain: options.cluster_domain,
-        invocations: None,
+        invocations: Some(triggers::InvocationSettings {
+            listen: options.queue_listen,
+            directory: options.queue_directory,
+        }),
         nats_url: options.nats_url,
     };
     let probes = health::serve(options.common.metrics, shutdown.clone());

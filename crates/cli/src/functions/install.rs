@@ -35,7 +35,7 @@ Examples:
   farplane functions install --kubeconfig ~/.kube/config --registry registry.example.org/farplane --replicas 2
 Then:
   farplane fn create hello --env python --code hello.py --cluster first --org demo";
-/// Directory of a node for archives, where no storage class is the default one.
+/// Directory of a node for what is kept, where no storage class is the default one.
 const HOST_PATH: &str = "/var/lib/farplane-functions";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -207,7 +207,7 @@ fn current(deployment: &Deployment) -> Option<Storage> {
     for volume in volumes {
         if let Some(host_path) = &volume.host_path {
             let node = pod.node_selector.as_ref()?.get(HOSTNAME)?.clone();
-            let path = host_path.path.clone();
+            let path = host_path.path.strip_suffix("/archives")?.to_owned();
             return Some(Storage::Directory { path, node });
         }
         if volume.persistent_volume_claim.is_some() {
@@ -246,14 +246,14 @@ fn values(images: &Images, storage: &Storage, replicas: u32) -> Value {
             })
         })
         .collect();
-    let storage = match storage {
+    let volumes = match storage {
         Storage::Claim(class) => json!({ "storageClass": class }),
         Storage::Directory { path, node } => json!({ "hostPath": path, "node": node }),
     };
     json!({
         "images": { "functions": images.functions },
         "environments": environments,
-        "storage": storage,
+        "volumes": volumes,
         "router": { "replicas": replicas },
         "executor": { "replicas": replicas },
         "controllers": { "replicas": replicas },
@@ -444,7 +444,7 @@ mod tests {
         let deployment: Deployment = serde_json::from_value(json!({
             "metadata": {}, "spec": { "selector": {}, "template": { "spec": {
                 "containers": [], "nodeSelector": { HOSTNAME: "z" },
-                "volumes": [{ "name": "archives", "hostPath": { "path": "/data" } }],
+                "volumes": [{ "name": "archives", "hostPath": { "path": "/data/archives" } }],
             } } },
         }))
         .unwrap();

@@ -7,8 +7,8 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 
-use crate::Event;
 use crate::testing::{SECRET, Scripted, World, send};
+use crate::{Credentials, Event};
 
 #[tokio::test]
 async fn the_public_door_leads_to_routes_only() {
@@ -99,4 +99,43 @@ async fn other_origins_may_call_when_the_trigger_says_so() {
     assert_eq!(status, 200);
     assert_eq!(headers["access-control-allow-origin"], "https://a.example");
     assert_eq!(headers["access-control-expose-headers"], "x-yours");
+}
+
+#[tokio::test]
+async fn routes_want_a_token_where_there_is_a_user() {
+    let instance = Scripted::start().await;
+    let user = Credentials {
+        username: "admin".to_owned(),
+        password: "right".to_owned(),
+    };
+    let world = World::start_with(json!({}), &[&instance], None, Some(user)).await;
+    let (status, headers, _) = world.get("/f").await;
+    assert_eq!(status, 401);
+    assert_eq!(headers["www-authenticate"], "Bearer");
+    assert_eq!(world.get("/router-healthz").await.0, 200);
+    let log_in = async |password: &str| {
+        let body = json!({ "username": "admin", "password": password }).to_string();
+        let request = Request::post("/auth/login").body(Full::new(Bytes::from(body)));
+        send(world.public, request.unwrap()).await
+    };
+    assert_eq!(log_in("wrong").await.0, 401);
+    let (status, _, body) = log_in("right").await;
+    assert_eq!(status, 201);
+    let token: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let request = Request::get("/f").header(
+        "authorization",
+        format!("Bearer {}", token["accesstoken"].as_str().unwrap()),
+    );
+    let (status, _, body) = send(world.public, request.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 200);
+    assert!(!body.contains("authorization"), "{body}");
+    // The platform's own parts sign instead.
+    let target = "/fission-function/f";
+    let key = Key::derived(SECRET, Service::RouterInternal, None);
+    let mut request = Request::get(target);
+    for (name, value) in key.sign("GET", target, b"", auth::now()).unwrap().headers() {
+        request = request.header(name, value);
+    }
+    let (status, ..) = send(world.internal, request.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 200);
 }

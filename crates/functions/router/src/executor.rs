@@ -6,31 +6,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use farplane_functions_types::auth::{self, Key, Service};
+use farplane_functions_types::auth::{Key, Service};
 use farplane_functions_types::wire::{Failure, INSTANCES, Instance, InstanceRequest, USAGE, Usage};
-use http::header::CONTENT_TYPE;
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::part::Part;
 use crate::settings::Error;
 
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may take to be made: the executor is near, or gone.
-const CONNECT: Duration = Duration::from_secs(1);
-/// After this time without a packet a peer is asked whether it lives.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long a report may take; the next one tells the same.
 const REPORT: Duration = Duration::from_secs(5);
-/// How long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
-/// Longest answer that is read.
-const LONGEST: usize = 1 << 20;
 
 /// Why there is no instance.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,9 +55,7 @@ pub enum NotReported {
 /// Asks the executor.
 #[derive(Clone, Debug)]
 pub struct Executor {
-    client: Client<HttpConnector, Full<Bytes>>,
-    address: String,
-    key: Key,
+    part: Part,
 }
 
 /// What came of one try.
@@ -86,30 +72,9 @@ impl Executor {
     /// # Errors
     /// When the URL is none.
     pub fn new(url: &str, secret: &[u8]) -> Result<Self, Error> {
-        let address = url.trim_end_matches('/').to_owned();
-        let usable = address.parse::<Uri>().is_ok_and(|uri| {
-            uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.path() == "/"
-        });
-        if !usable {
-            return Err(Error::ExecutorUrl {
-                url: url.to_owned(),
-                reason: "http://host:port without a path is needed".to_owned(),
-            });
-        }
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_keepalive(Some(KEEPALIVE));
-        connector.set_keepalive_interval(Some(KEEPALIVE));
-        connector.set_keepalive_retries(Some(3));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
+        let key = Key::derived(secret, Service::Executor, None);
         Ok(Self {
-            client,
-            address,
-            key: Key::derived(secret, Service::Executor, None),
+            part: Part::new("executor", url, key)?,
         })
     }
 
@@ -189,34 +154,14 @@ impl Executor {
         message: &impl Serialize,
     ) -> Result<(StatusCode, Bytes), String> {
         let body = serde_json::to_vec(message).map_err(|error| error.to_string())?;
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}{path}", self.address))
-            .header(CONTENT_TYPE, "application/json");
-        let signed = self.key.sign("POST", path, &body, auth::now());
-        for (name, value) in signed.into_iter().flat_map(auth::Signed::headers) {
-            request = request.header(name, value);
-        }
-        let request = request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| error.to_string())?;
-        let response = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| farplane_types::causes(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await;
-        match body {
-            Ok(body) => Ok((status, body.to_bytes())),
-            Err(error) => Err(format!("the answer broke off: {error}")),
-        }
+        let answer = self.part.send(Method::POST, path, body.into()).await;
+        answer.map_err(|none| none.reason)
     }
 
     fn too_late(&self, last: &str) -> Denied {
         let reason = format!(
             "no instance in time from the executor at {}: {last}; is it running and ready?",
-            self.address
+            self.part.address()
         );
         failed(StatusCode::GATEWAY_TIMEOUT, reason)
     }

@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use farplane_functions_types::auth;
 use farplane_functions_types::wire::FunctionKey;
-use http::Response;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;

@@ -11,7 +11,11 @@ use std::time::Duration;
 use farplane_functions_types::auth::{self, Key};
 use farplane_functions_types::names::header;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+};
+use http_body_util::Full;
+use hyper::body::Body as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
@@ -28,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub enum Forwarded {
     /// The owner's answer, or why there is none.
     Answered(Result<Response<Body>, Refusal>),
-    /// The owner cannot be reached; nothing was sent.
+    /// The owner cannot be reached or does not take the call; the function was not called.
     Unreachable(Request<Sent>),
 }
 
@@ -54,6 +58,8 @@ pub async fn forward(
         },
     };
     let meta = target.slot.meta();
+    // What is needed to serve the call here after all.
+    let head = Head::of(&request);
     let request = proxy::prepare(target, &meta, request, id, upgrade)
         .and_then(|request| addressed(request, &meta, own_name, key));
     let mut request = match request {
@@ -69,7 +75,10 @@ pub async fn forward(
         // It was closed while it was idle.
         match owner.dial(upgrade).await {
             Ok(fresh) => link = fresh,
-            Err(error) => return Forwarded::Answered(Err(broken(&error))),
+            Err(error) => {
+                tracing::info!(%error, "the owner of a function is gone");
+                return Forwarded::Unreachable(head.with(unsent.into_body()));
+            }
         }
         answer = timeout_at(deadline, link.send(unsent)).await;
     }
@@ -82,6 +91,17 @@ pub async fn forward(
             return Forwarded::Answered(Err(refusal));
         }
     };
+    if is_not_taken(&response) {
+        tracing::info!(status = %response.status(), id, "the owner of a function does not take a call");
+        return match head.is_empty && !upgrade {
+            true => Forwarded::Unreachable(head.with(Sent::Whole(Full::default()))),
+            false => {
+                let reason = "the router that owns the function did not take the call; try again";
+                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason);
+                Forwarded::Answered(Err(refusal))
+            }
+        };
+    }
     let peer = owner.clone();
     let call = Call {
         place: None,
@@ -93,6 +113,49 @@ pub async fn forward(
         limit => limit,
     };
     Forwarded::Answered(Ok(proxy::pass_on(response, call, client, limit)))
+}
+
+/// A request without its body.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    extensions: Extensions,
+    is_empty: bool,
+}
+
+impl Head {
+    fn of(request: &Request<Sent>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            headers: request.headers().clone(),
+            extensions: request.extensions().clone(),
+            is_empty: request.body().is_end_stream(),
+        }
+    }
+
+    fn with(self, body: Sent) -> Request<Sent> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        *request.extensions_mut() = self.extensions;
+        request
+    }
+}
+
+/// True for an answer of the owner's own door, as [`refused`] marks it: the function was not
+/// called.
+fn is_not_taken<B>(response: &Response<B>) -> bool {
+    response.headers().contains_key(header::OWNER)
+}
+
+/// Marks the answer to a router that passed a call on: it was not taken.
+pub fn refused(mut response: Response<Body>) -> Response<Body> {
+    let mark = HeaderValue::from_static("refused");
+    response.headers_mut().insert(header::OWNER, mark);
+    response
 }
 
 fn broken(error: &dyn std::error::Error) -> Refusal {

@@ -106,3 +106,38 @@ async fn nobody_passes_calls_on_without_the_secret() {
     let (status, ..) = send(world.internal, request.body(Full::default()).unwrap()).await;
     assert_eq!(status, 401);
 }
+
+#[tokio::test]
+async fn an_owner_that_does_not_know_the_function_yet_is_left_out() {
+    let owner = World::start(json!({}), &[]).await;
+    let (namespace, name) = ("default".to_owned(), "f".to_owned());
+    owner.router.apply(Event::FunctionGone { namespace, name });
+    let (world, own) = not_the_owner(owner.internal.to_string()).await;
+    assert_eq!(world.get("/f").await.0, 200);
+    assert_eq!(own.calls(), 1);
+    // A body is gone with the first try.
+    let post = Request::post("/f/echo").body(Full::new(Bytes::from_static(b"body")));
+    let (status, headers, _) = send(world.public, post.unwrap()).await;
+    assert_eq!((status.as_u16(), own.calls()), (503, 1));
+    assert!(!headers.contains_key("x-farplane-owner"));
+}
+
+#[tokio::test]
+async fn an_owner_that_ends_between_two_calls_is_left_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (world, own) = not_the_owner(address).await;
+    let owner = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+        stream.write_all(answer).await.unwrap();
+    });
+    assert_eq!(world.get("/f").await.2, "hi");
+    owner.await.unwrap();
+    assert_eq!(world.get("/f").await.0, 200);
+    assert_eq!(own.calls(), 1);
+}

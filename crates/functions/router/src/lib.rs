@@ -9,16 +9,20 @@
 //! wrong is told with the part that failed and the cause in words.
 
 mod admission;
+mod answers;
 mod body;
 mod cors;
 mod executor;
 mod forward;
 mod functions;
+mod login;
 mod metrics;
 mod owner;
+mod part;
 mod path;
 mod pool;
 mod proxy;
+mod queue;
 mod route;
 mod router;
 mod serve;
@@ -39,6 +43,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use executor::Executor;
+pub use login::Credentials;
+use queue::Queue;
 use router::Router;
 use serve::{Door, serve};
 pub use settings::{Error, Settings};
@@ -62,7 +68,7 @@ const EVENTS: usize = 1024;
 /// Calls functions until the shutdown; calls that run then come to their end.
 ///
 /// # Errors
-/// When a port is taken or the executor's address cannot be used.
+/// When a port is taken or the address of another part cannot be used.
 pub async fn run(
     client: kube::Client,
     settings: Settings,
@@ -102,7 +108,8 @@ async fn serve_all(
     let public = listen(settings.public).await?;
     let internal = listen(settings.internal).await?;
     let metrics = listen(settings.metrics).await?;
-    let router = Router::new(settings, executor);
+    let queue = Queue::new(&settings.queue_url, &settings.secret)?;
+    let router = Router::new(settings, executor, queue);
     let mut tasks = JoinSet::new();
     let statuses = Arc::new(Statuses::default());
     tasks.spawn(take_in(router.clone(), events, statuses.clone()));

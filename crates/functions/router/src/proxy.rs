@@ -39,8 +39,19 @@ pub struct Target {
     pub path: String,
     /// Variables of the path.
     pub variables: Vec<(String, String)>,
-    /// Another router passed it on: it has all headers, and is counted here.
-    pub is_ours: bool,
+    /// How it came here.
+    pub by: By,
+}
+
+/// How a call came to this router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A route: from anybody.
+    Route,
+    /// The internal listener: from a part of the platform, which may know the path's variables.
+    Platform,
+    /// Another router, which set all headers and counts it.
+    Router,
 }
 
 /// An answer, and whether an instance was made for it.
@@ -178,15 +189,15 @@ pub(crate) fn prepare(
         .map_err(|_| bad(()))?;
     strip(&mut parts.headers, upgrade);
     let headers = &mut parts.headers;
-    // Nobody but the router says the variables; signatures are not for functions, which could
+    // Nobody but the platform says the variables; signatures are not for functions, which could
     // use them.
     let own: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             let name = name.as_str();
             name.starts_with(SIGNATURES)
-                || name == header::OWNER
-                || name.starts_with(header::PARAMS) && !target.is_ours
+                || [header::OWNER, header::INVOKE_MODE, header::DEDUP_KEY].contains(&name)
+                || name.starts_with(header::PARAMS) && target.by == By::Route
         })
         .cloned()
         .collect();
@@ -203,10 +214,13 @@ pub(crate) fn prepare(
     set(header::FUNCTION_NAMESPACE, &meta.key.namespace);
     set(header::FUNCTION_RESOURCE_VERSION, &meta.resource_version);
     set(header::REQUEST_ID, id);
-    if target.is_ours {
+    if target.by == By::Router {
         return Ok(Request::from_parts(parts, body));
     }
-    headers.insert(header::FULL_URL, full);
+    // Of an asynchronous call, the queue knows what the client wrote.
+    if target.by == By::Route || !headers.contains_key(header::FULL_URL) {
+        headers.insert(header::FULL_URL, full);
+    }
     if let Some(host) = headers.get(HOST).cloned() {
         headers.entry("x-forwarded-host").or_insert(host);
     }
@@ -281,6 +295,8 @@ pub(crate) fn pass_on(
     }
     let (mut parts, body) = response.into_parts();
     strip(&mut parts.headers, false);
+    // Said by routers only.
+    parts.headers.remove(header::OWNER);
     Response::from_parts(parts, Passed::on(body, call, limit))
 }
 

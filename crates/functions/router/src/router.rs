@@ -10,9 +10,11 @@ use farplane_functions_types::wire::Usage;
 
 use crate::executor::Executor;
 use crate::functions::{Functions, Missing};
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::owner::Routers;
 use crate::pool::Peer;
+use crate::queue::Queue;
 use crate::route::{Route, Table};
 use crate::settings::Settings;
 use crate::state::{Meta, Slot, lock};
@@ -22,6 +24,8 @@ use crate::world::Event;
 pub struct Router {
     /// What it was told.
     pub settings: Settings,
+    /// Checks who calls routes; nobody when none.
+    pub login: Option<Login>,
     /// Routes.
     pub table: RwLock<Table>,
     /// Who counts the calls of which function.
@@ -31,6 +35,8 @@ pub struct Router {
     /// Functions and their instances.
     pub functions: RwLock<Functions>,
     executor: Arc<Executor>,
+    /// Who takes asynchronous calls.
+    pub queue: Queue,
     /// What is counted.
     pub metrics: Metrics,
     /// Signs internal calls.
@@ -45,17 +51,21 @@ pub struct Router {
 
 impl Router {
     /// Knows nothing yet.
-    pub fn new(settings: Settings, executor: Executor) -> Arc<Self> {
+    pub fn new(settings: Settings, executor: Executor, queue: Queue) -> Arc<Self> {
         let routers = Routers::new(&settings.pod_name);
         let executor = Arc::new(executor);
         let internal_key = Key::derived(&settings.secret, Service::RouterInternal, None);
+        let login = settings.login.clone();
+        let login = login.map(|wanted| Login::new(wanted, &settings.secret));
         Arc::new(Self {
             settings,
+            login,
             routers: RwLock::new(routers),
             peers: Mutex::default(),
             table: RwLock::default(),
             functions: RwLock::new(Functions::new(executor.clone())),
             executor,
+            queue,
             metrics: Metrics::default(),
             internal_key,
             synced: AtomicBool::new(false),

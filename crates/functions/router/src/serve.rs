@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use farplane_functions_types::auth;
 use farplane_functions_types::names::header;
-use farplane_functions_types::wire::Failure;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, VARY};
+use http::header::{CONNECTION, HOST, HeaderValue, ORIGIN, VARY, WWW_AUTHENTICATE};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -19,11 +19,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::{json, refused, request_id, text};
 use crate::body::{Body, Sent};
 use crate::cors;
 use crate::forward::{self, Forwarded};
+use crate::login::{self, Login};
 use crate::path;
-use crate::proxy::{self, Answered, Client, Target};
+use crate::proxy::{self, Answered, By, Client, Target};
+use crate::queue;
 use crate::route::{Found, Matched};
 use crate::router::{Router, read};
 use crate::stall::Stalling;
@@ -155,6 +158,9 @@ async fn public(router: &Router, request: Request<Incoming>) -> Response<Body> {
     if OWN_PATHS.contains(&path.as_str()) {
         return own(router, &path);
     }
+    if let Some(login) = router.login.as_ref().filter(|_| path == login::PATH) {
+        return log_in(login, request).await;
+    }
     let origin = request.headers().get(ORIGIN).cloned();
     let found = read(&router.table).find(&method, &host, &path);
     match found {
@@ -218,23 +224,40 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         return own(router, &path);
     }
     let id = request_id(&request);
-    let is_ours = request.headers().contains_key(header::OWNER);
-    let request = if is_ours {
+    let by = match request.headers().contains_key(header::OWNER) {
+        true => By::Router,
+        false => By::Platform,
+    };
+    let request = if by == By::Router {
         let admitted = forward::admitted(&router.internal_key, &request);
         admitted.map(|()| request.map(Sent::Client))
     } else {
         admitted(router, request).await
     };
+    // A router that passed it on serves it itself then, where it can.
+    let marked = |response| match by {
+        By::Router => forward::refused(response),
+        By::Route | By::Platform => response,
+    };
     let request = match request {
         Ok(request) => request,
-        Err(refusal) => return refused(&id, refusal),
+        Err(refusal) => return marked(refused(&id, refusal)),
     };
+    let line = request
+        .uri()
+        .path_and_query()
+        .map_or("/", PathAndQuery::as_str);
+    if let Some(rest) = line.strip_prefix(queue::DEAD).map(str::to_owned) {
+        let (parts, body) = request.into_parts();
+        let answer = router.queue.dead(parts.method, &rest, body).await;
+        return answer.unwrap_or_else(|refusal| refused(&id, refusal));
+    }
     let known = |namespace: &str, name: &str| router.labelled(namespace, name, "").is_ok();
     let missing = |reason: String| {
         let mut response = refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
         let miss = HeaderValue::from_static("true");
         response.headers_mut().insert(header::ROUTE_MISS, miss);
-        response
+        marked(response)
     };
     let Some((namespace, name, label, path)) = path::internal(&path, known) else {
         return missing(format!("no function is at {path}"));
@@ -247,9 +270,10 @@ async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body>
         slot,
         path,
         variables: Vec::new(),
-        is_ours,
+        by,
     };
-    run(router, &target, "", request, &id).await
+    let is_async = by != By::Router && queue::is_wanted(request.headers());
+    run(router, &target, "", is_async, request, &id).await
 }
 
 /// Internal calls are signed, over their body too: it is read whole before it is passed on.
@@ -269,10 +293,7 @@ async fn admitted(router: &Router, request: Request<Incoming>) -> Result<Request
             )
         })?
         .to_bytes();
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     router
         .internal_key
         .verify(
@@ -286,18 +307,42 @@ async fn admitted(router: &Router, request: Request<Incoming>) -> Result<Request
     Ok(Request::from_parts(parts, Sent::Whole(Full::new(body))))
 }
 
-async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> Response<Body> {
+async fn log_in(login: &Login, request: Request<Incoming>) -> Response<Body> {
     let id = request_id(&request);
+    if request.method() != Method::POST {
+        let reason = "a login is a POST";
+        return refused(&id, Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason));
+    }
+    let body = Limited::new(request.into_body(), login::LONGEST).collect();
+    let token = match body.await {
+        Ok(body) => login.login(&body.to_bytes(), auth::now()),
+        Err(_) => Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the login broke off or is too large",
+        )),
+    };
+    match token {
+        Ok(token) => json(StatusCode::CREATED, &token),
+        Err(refusal) => refused(&id, refusal),
+    }
+}
+
+async fn call(router: &Router, matched: Matched, mut request: Request<Incoming>) -> Response<Body> {
+    let id = request_id(&request);
+    if let Some(login) = &router.login
+        && let Err(refusal) = login.admit(request.headers_mut())
+    {
+        let mut response = refused(&id, refusal);
+        let bearer = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+        return response;
+    }
     let Matched {
         route,
         path,
         variables,
     } = matched;
-    let mode = request.headers().get(header::INVOKE_MODE);
-    if route.is_async || mode.is_some_and(|mode| mode.as_bytes().eq_ignore_ascii_case(b"async")) {
-        let reason = "asynchronous calls are not taken here";
-        return refused(&id, Refusal::new(StatusCode::NOT_IMPLEMENTED, reason));
-    }
+    let is_async = route.is_async || queue::is_wanted(request.headers());
     let slot = match router.resolve(&route.namespace, &route.function) {
         Ok(slot) => slot,
         Err(error) => {
@@ -309,15 +354,17 @@ async fn call(router: &Router, matched: Matched, request: Request<Incoming>) -> 
         slot,
         path,
         variables,
-        is_ours: false,
+        by: By::Route,
     };
-    run(router, &target, &route.path, request.map(Sent::Client), &id).await
+    let request = request.map(Sent::Client);
+    run(router, &target, &route.path, is_async, request, &id).await
 }
 
 async fn run(
     router: &Router,
     target: &Target,
     path: &str,
+    is_async: bool,
     request: Request<Sent>,
     id: &str,
 ) -> Response<Body> {
@@ -325,14 +372,17 @@ async fn run(
     let method = request.method().clone();
     let meta = target.slot.meta();
     let waiting = Gone { id, began };
-    let called = call_or_forward(router, target, request, id).await;
+    let called = match is_async {
+        true => hand_over(router, target, request, id).await,
+        false => call_or_forward(router, target, request, id).await,
+    };
     std::mem::forget(waiting);
     let (response, overhead, cold) = match called {
         Ok(answered) => (answered.response, answered.sent - began, answered.cold),
         Err(refusal) => (refused(id, refusal), began.elapsed(), false),
     };
     let status = response.status();
-    if target.is_ours {
+    if target.by == By::Router {
         // The router that passed it on counts it.
         return response;
     }
@@ -348,15 +398,34 @@ async fn run(
     response
 }
 
+/// Gives the call to the queue; the function is called later, by the internal listener.
+async fn hand_over(
+    router: &Router,
+    target: &Target,
+    request: Request<Sent>,
+    id: &str,
+) -> Result<Answered, Refusal> {
+    let meta = target.slot.meta();
+    let dedup_key = request.headers().get(header::DEDUP_KEY);
+    let dedup_key = dedup_key.and_then(|key| key.to_str().ok().map(str::to_owned));
+    let request = proxy::prepare(target, &meta, request, id, false)?;
+    let response = router.queue.take(&meta.key, dedup_key, request).await?;
+    Ok(Answered {
+        response,
+        cold: false,
+        sent: Instant::now(),
+    })
+}
+
 async fn call_or_forward(
     router: &Router,
     target: &Target,
     mut request: Request<Sent>,
     id: &str,
 ) -> Result<Answered, Refusal> {
-    let owner = match target.is_ours {
-        true => None,
-        false => router.owner(&target.slot.meta().key.uid),
+    let owner = match target.by {
+        By::Router => None,
+        By::Route | By::Platform => router.owner(&target.slot.meta().key.uid),
     };
     if let Some(owner) = owner {
         let (own, key) = (&router.settings.pod_name, &router.internal_key);
@@ -397,47 +466,4 @@ fn host<B>(request: &Request<B>) -> String {
         .or_else(|| request.uri().host())
         .unwrap_or_default()
         .to_owned()
-}
-
-fn request_id<B>(request: &Request<B>) -> String {
-    let given = request
-        .headers()
-        .get(header::REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    match given {
-        Some(id) if (1..=128).contains(&id.len()) => id.to_owned(),
-        // The system's own source of randomness would be a call into the kernel.
-        _ => uuid::Builder::from_random_bytes(rand::random())
-            .into_uuid()
-            .to_string(),
-    }
-}
-
-fn refused(id: &str, refusal: Refusal) -> Response<Body> {
-    let Refusal { status, failure } = refusal;
-    tracing::info!(%status, component = failure.component, reason = failure.reason, id, "refused");
-    let component = HeaderValue::from_str(&failure.component);
-    let failure = Failure {
-        request_id: id.to_owned(),
-        ..failure
-    };
-    let mut response = json(status, &failure);
-    if let Ok(component) = component {
-        response.headers_mut().insert(header::COMPONENT, component);
-    }
-    response
-}
-
-fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::text(text));
-    *response.status_mut() = status;
-    response
-}
-
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
-    let body = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = text(status, body);
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::login::Credentials;
+
 /// What the router is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -13,10 +15,14 @@ pub struct Settings {
     pub metrics: SocketAddr,
     /// Address of the executor, `http://...`.
     pub executor_url: String,
+    /// Address of the queue of asynchronous calls, `http://...`.
+    pub queue_url: String,
     /// Namespace of the platform.
     pub namespace: String,
     /// Name of this Pod.
     pub pod_name: String,
+    /// Who may call routes; everybody when none.
+    pub login: Option<Credentials>,
     /// The master secret.
     pub secret: Vec<u8>,
     /// Version that `/_version` tells.
@@ -34,9 +40,11 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// No address of the executor.
-    #[error("the executor's address {url:?} cannot be used: {reason}")]
-    ExecutorUrl {
+    /// No address of another part.
+    #[error("the {part}'s address {url:?} cannot be used: {reason}")]
+    Url {
+        /// Whose.
+        part: &'static str,
         /// The address.
         url: String,
         /// Why.

@@ -21,9 +21,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::executor::Executor;
+use crate::queue::Queue;
 use crate::router::Router;
 use crate::serve::{Door, serve};
-use crate::{Event, Settings};
+use crate::{Credentials, Event, Settings};
 
 pub(crate) const SECRET: &[u8] = b"secret";
 
@@ -196,6 +197,16 @@ impl Drop for World {
 
 impl World {
     pub(crate) async fn start(spec: serde_json::Value, instances: &[&Arc<Scripted>]) -> Self {
+        Self::start_with(spec, instances, None, None).await
+    }
+
+    /// With a queue that takes asynchronous calls, and a user who alone may call routes.
+    pub(crate) async fn start_with(
+        spec: serde_json::Value,
+        instances: &[&Arc<Scripted>],
+        queue: Option<Queue>,
+        login: Option<Credentials>,
+    ) -> Self {
         let executor = Arc::new(Script::default());
         executor
             .instances
@@ -217,14 +228,18 @@ impl World {
             public: any,
             internal: any,
             metrics: any,
+            queue_url: executor_url.clone(),
             executor_url,
             namespace: "fission".to_owned(),
             pod_name: "router".to_owned(),
+            login,
             secret: SECRET.to_vec(),
             version: "1.2.3".to_owned(),
         };
         let executor_client = Executor::new(&settings.executor_url, SECRET).unwrap();
-        let router = Router::new(settings, executor_client);
+        let nobody = || Queue::new(&settings.queue_url, SECRET).unwrap();
+        let queue = queue.unwrap_or_else(nobody);
+        let router = Router::new(settings, executor_client, queue);
         let shutdown = CancellationToken::new();
         let open = async |door| {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,5 +1,6 @@
 //! Headers that go on from one message to the next.
 
+use farplane_functions_types::names::header;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Say something about one connection or one signature, never about the message.
@@ -38,6 +39,25 @@ pub(crate) fn going_on<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>)
         if let (Ok(name), Ok(value)) = (name, value)
             && goes_on(&name)
         {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Headers of a call that a router handed over: those that may go on, and those by which the
+/// router says what the client asked for.
+pub(crate) fn of_call(pairs: &[(String, String)]) -> HeaderMap {
+    let mut headers = going_on(
+        pairs
+            .iter()
+            .map(|(name, value)| (&**name, value.as_bytes())),
+    );
+    for (name, value) in pairs {
+        let kept = [header::FULL_URL, header::REQUEST_ID].contains(&name.as_str())
+            || name.starts_with(header::PARAMS);
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (true, Ok(name), Ok(value)) = (kept, name, HeaderValue::from_str(value)) {
             headers.append(name, value);
         }
     }

@@ -37,6 +37,8 @@ pub enum Service {
     RouterInternal,
     /// The queue of asynchronous calls. Our own.
     Invocations,
+    /// Tokens of users of the router's public listener. Our own.
+    RouterPublic,
 }
 
 impl Service {
@@ -48,6 +50,7 @@ impl Service {
             Self::Executor => "executor",
             Self::RouterInternal => "router-internal",
             Self::Invocations => "invocations",
+            Self::RouterPublic => "router-public",
         }
     }
 }

@@ -108,6 +108,8 @@ pub mod header {
     pub const ROUTE_MISS: &str = "x-fission-route-miss";
     /// `async`: answered with 202 at once.
     pub const INVOKE_MODE: &str = "x-fission-invoke-mode";
+    /// A second asynchronous call with the same value is the first one.
+    pub const DEDUP_KEY: &str = "x-fission-dedup-key";
     /// Id of an asynchronous call.
     pub const INVOCATION_ID: &str = "x-fission-invocation-id";
     /// Name of the time trigger that calls.

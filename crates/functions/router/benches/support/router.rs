@@ -20,6 +20,8 @@ pub async fn run(instance: &str, routes: usize) -> Result<()> {
         metrics: any,
         // Nobody is there: warm calls do not need the executor.
         executor_url: "http://127.0.0.1:9".to_owned(),
+        login: None,
+        queue_url: "http://127.0.0.1:9".to_owned(),
         namespace: "fission".to_owned(),
         pod_name: "router".to_owned(),
         secret: b"secret".to_vec(),

@@ -269,8 +269,7 @@ async fn call(shared: &Shared, record: &Record, body: Bytes) -> (Outcome, Bytes)
         name: record.function.clone(),
         tag: record.tag.clone(),
     };
-    let pairs = record.headers.iter();
-    let mut headers = headers::going_on(pairs.map(|(name, value)| (&**name, value.as_bytes())));
+    let mut headers = headers::of_call(&record.headers);
     let id = HeaderName::from_static(header::INVOCATION_ID);
     headers.insert(id, headers::value(&record.id));
     headers.insert(ATTEMPT, HeaderValue::from(record.attempts + 1));
