@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/farplane/targe
 
 name = $(if $(NAME),--name $(NAME))
 
-.PHONY: deps build up down purge test bench lint deny docs fmt ci
+.PHONY: deps build up down purge test bench bench-functions lint deny docs fmt ci
 
 # Even `cargo xtask` cannot be linked without a C compiler.
 deps:
@@ -30,6 +30,9 @@ test:
 
 bench:
 	cargo xtask bench
+
+bench-functions:
+	cargo xtask bench --functions
 
 lint:
 	cargo fmt --all --check

@@ -28,6 +28,9 @@ pub struct Options {
     /// Only this benchmark; a wrong name lists all.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Only those of functions.
+    #[arg(long, conflicts_with = "only")]
+    functions: bool,
     /// Less of everything: to see that it works, not to publish.
     #[arg(long)]
     quick: bool,
@@ -38,6 +41,9 @@ pub struct Options {
 
 impl Options {
     fn parts(&self) -> Vec<&'static str> {
+        if self.functions {
+            return Vec::new();
+        }
         let wanted = |part: &&&str| {
             let only = self.only.as_deref();
             only.is_none_or(|only| only.strip_prefix(TUNNEL_PREFIX) == Some(part))
@@ -61,9 +67,11 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let mut rival = None;
     if options.needs_programs() {
         build(root, &cache, None, &Own::default())?;
-        let names = [KONNECTIVITY.to_owned()];
-        let built = components::build(root, &cache, None, &names)?;
-        rival = Some(built[KONNECTIVITY].bin());
+        if !options.functions {
+            let names = [KONNECTIVITY.to_owned()];
+            let built = components::build(root, &cache, None, &names)?;
+            rival = Some(built[KONNECTIVITY].bin());
+        }
     }
     std::fs::create_dir_all(&dist).with_context(|| format!("make {}", dist.display()))?;
     let package = ["--release", "--quiet", "--package", "farplane-bench"];
@@ -89,6 +97,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     arguments.extend(["--json", &json]);
     arguments.extend(rival.iter().flat_map(|dir| ["--konnectivity", dir]));
     arguments.extend(options.only.iter().flat_map(|name| ["--only", name]));
+    arguments.extend(options.functions.then_some("--functions"));
     arguments.extend(options.quick.then_some("--quick"));
     arguments.extend(options.cold.then_some("--cold"));
     let measured = cargo(root, &arguments, &[]);
@@ -128,6 +137,7 @@ mod tests {
         Options {
             json: None,
             only: name.map(str::to_owned),
+            functions: false,
             quick: false,
             cold: false,
         }

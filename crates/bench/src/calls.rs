@@ -33,8 +33,11 @@ pub struct Calls {
     /// Calls in all.
     #[arg(long, default_value_t = 1)]
     calls: u64,
+    /// Call for this time, instead of a number of calls.
+    #[arg(long, conflicts_with = "calls")]
+    seconds: Option<u64>,
     /// What every answer must be.
-    #[arg(long)]
+    #[arg(long, default_value = "")]
     expect: String,
     /// Bytes that are sent and must come back, instead of `expect`.
     #[arg(long, default_value_t = 0)]
@@ -52,7 +55,8 @@ struct Client {
 /// When an answer is missing or is another than it must be.
 pub async fn run(calls: Calls) -> Result<()> {
     let calls = Arc::new(calls);
-    let left = Arc::new(AtomicU64::new(calls.calls));
+    let count = calls.seconds.map_or(calls.calls, |_| u64::MAX);
+    let left = Arc::new(AtomicU64::new(count));
     let mut clients = JoinSet::new();
     let began = Instant::now();
     for number in 0..calls.clients {
@@ -98,11 +102,15 @@ async fn client(calls: Arc<Calls>, left: Arc<AtomicU64>, number: usize) -> Resul
     };
     let mut times = Vec::new();
     let mut at = number;
-    while left
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            left.checked_sub(1)
-        })
-        .is_ok()
+    let end = calls
+        .seconds
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    while end.is_none_or(|end| Instant::now() < end)
+        && left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
     {
         let began = Instant::now();
         client

@@ -5,6 +5,8 @@
 pub enum Place {
     /// On an embedded hub of its own.
     Hub,
+    /// On the platform for functions, on a cluster of that hub.
+    Functions,
     /// On etcd, API server and gateway on loopback.
     Loopback,
     /// In `crates/tunnel/benches`, by this name of a part.
@@ -51,6 +53,24 @@ pub mod names {
     pub const GATEWAY_1000: &str = "gateway-1000";
     /// The rival.
     pub const KONNECTIVITY: &str = "konnectivity";
+    /// Calls of an instance that is there.
+    pub const FUNCTIONS_WARM: &str = "functions-warm";
+    /// Large bodies.
+    pub const FUNCTIONS_ECHO: &str = "functions-echo";
+    /// First calls, from the pool.
+    pub const FUNCTIONS_COLD: &str = "functions-cold";
+    /// Many first calls at once.
+    pub const FUNCTIONS_BURST: &str = "functions-burst";
+    /// First calls, from a Deployment of none.
+    pub const FUNCTIONS_NEWDEPLOY: &str = "functions-newdeploy";
+    /// From source to ready.
+    pub const FUNCTIONS_BUILD: &str = "functions-build";
+    /// More clients than instances.
+    pub const FUNCTIONS_LIMIT: &str = "functions-limit";
+    /// Many routes.
+    pub const FUNCTIONS_ROUTES: &str = "functions-routes";
+    /// Private memory at rest.
+    pub const FUNCTIONS_MEMORY: &str = "functions-memory";
 }
 
 /// All, in the order in which they run.
@@ -118,6 +138,51 @@ pub const ALL: &[Benchmark] = &[
         Place::Loopback,
         "Is the same work through konnectivity slower in every row?",
     ),
+    one(
+        names::FUNCTIONS_MEMORY,
+        Place::Functions,
+        "How much private memory does the idle platform for functions take?",
+    ),
+    one(
+        names::FUNCTIONS_WARM,
+        Place::Functions,
+        "How much of what an instance does is left behind the router: calls per second, latency?",
+    ),
+    one(
+        names::FUNCTIONS_ECHO,
+        Place::Functions,
+        "The same with bodies of 1 MiB, there and back?",
+    ),
+    one(
+        names::FUNCTIONS_COLD,
+        Place::Functions,
+        "How long does the first call of a function take, with a warm pool?",
+    ),
+    one(
+        names::FUNCTIONS_BURST,
+        Place::Functions,
+        "How long do ten first calls at once take, of one function and of ten?",
+    ),
+    one(
+        names::FUNCTIONS_NEWDEPLOY,
+        Place::Functions,
+        "How long does the first call of a function with a Deployment of none take?",
+    ),
+    one(
+        names::FUNCTIONS_BUILD,
+        Place::Functions,
+        "How long from a changed source with a dependency to a function that is ready?",
+    ),
+    one(
+        names::FUNCTIONS_LIMIT,
+        Place::Functions,
+        "Does a function keep to its number of instances under many more clients, without an error?",
+    ),
+    one(
+        names::FUNCTIONS_ROUTES,
+        Place::Functions,
+        "How long until the last of a thousand routes answers, and what do they cost the router?",
+    ),
 ];
 
 /// Benchmark of a name.
@@ -133,12 +198,11 @@ pub fn find(name: &str) -> Result<Benchmark, String> {
 mod tests {
     use super::*;
 
-    /// Names in the last column of the table.
+    /// Names in the last column of the tables.
     fn named(table: &str) -> Vec<Vec<String>> {
         let rows = table.lines().filter(|line| line.starts_with("| "));
-        let last = rows
-            .skip(1)
-            .filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+        let last = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+        let last = last.filter(|cell| cell.trim() != "shown by");
         last.map(|cell| {
             cell.split('`')
                 .skip(1)

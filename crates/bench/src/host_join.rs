@@ -83,7 +83,11 @@ fn plans(hub: &Client) -> Api<HostPlan> {
     Api::namespaced(hub.clone(), &organization_namespace(ORG))
 }
 
-async fn choose(hub: &Client, hosts: &[&str]) -> Result<()> {
+/// Gives these hosts to the cluster.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn choose(hub: &Client, hosts: &[&str]) -> Result<()> {
     let clusters: Api<KubernetesCluster> =
         Api::namespaced(hub.clone(), &organization_namespace(ORG));
     let patch = Patch::Merge(json!({ "spec": { "hosts": { "names": hosts } } }));

@@ -10,6 +10,7 @@ mod agents;
 mod calls;
 mod catalogue;
 mod cluster_create;
+mod functions;
 mod gateway;
 mod host_join;
 mod hub;
@@ -63,6 +64,9 @@ struct Arguments {
     /// Only this benchmark.
     #[arg(long, value_parser = catalogue::find)]
     only: Option<Benchmark>,
+    /// Only those of functions.
+    #[arg(long, conflicts_with = "only")]
+    functions: bool,
     /// Less of everything: to see that it works, not to publish.
     #[arg(long)]
     quick: bool,
@@ -145,6 +149,7 @@ async fn measure(arguments: &Arguments) -> Result<bool> {
         dist,
         hub: None,
         joined: false,
+        platform: false,
     };
     for benchmark in wanted(arguments) {
         if let Place::Tunnel(_) = benchmark.place {
@@ -154,7 +159,7 @@ async fn measure(arguments: &Arguments) -> Result<bool> {
             continue;
         }
         eprintln!("bench: {}: {}", benchmark.name, benchmark.asks);
-        match world.run(benchmark.name).await {
+        match world.run(&benchmark).await {
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
                 eprintln!("bench: {} failed: {error:#}", benchmark.name);
@@ -182,6 +187,7 @@ fn wanted(arguments: &Arguments) -> Vec<Benchmark> {
         None => catalogue::ALL
             .iter()
             .filter(|one| arguments.cold || !one.on_request)
+            .filter(|one| !arguments.functions || one.place == Place::Functions)
             .copied()
             .collect(),
     }
@@ -194,11 +200,19 @@ struct World<'a> {
     hub: Option<Hub>,
     /// Whether the hub is as `host-join` leaves it.
     joined: bool,
+    /// Whether the hub has a cluster with the platform for functions.
+    platform: bool,
 }
 
 impl World<'_> {
-    async fn run(&mut self, name: &str) -> Result<Vec<Row>> {
-        let quick = self.arguments.quick;
+    async fn run(&mut self, benchmark: &Benchmark) -> Result<Vec<Row>> {
+        let (name, quick) = (benchmark.name, self.arguments.quick);
+        if benchmark.place == Place::Functions {
+            let ready = std::mem::replace(&mut self.platform, true);
+            let cluster = functions::prepare(self.hub()?, ready, quick).await?;
+            return functions::run(&cluster, name).await;
+        }
+        self.platform = false;
         let joined = std::mem::take(&mut self.joined);
         match name {
             names::UP_COLD => {

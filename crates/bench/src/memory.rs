@@ -136,7 +136,10 @@ fn rows(lone: &BTreeMap<String, f64>, both: &BTreeMap<String, f64>) -> Vec<Row> 
 }
 
 /// Processes of the Pods of a namespace that go by one of these names.
-async fn processes_of(
+///
+/// # Errors
+/// When the Pods cannot be listed.
+pub async fn processes_of(
     client: &Client,
     namespace: &str,
     wanted: &[&str],

@@ -63,6 +63,13 @@ impl Row {
         self.judged(text, met)
     }
 
+    /// The figure must not be below `bar`.
+    pub fn at_least(self, bar: f64) -> Self {
+        let met = self.value.is_some_and(|value| value >= bar);
+        let text = format!("≥ {bar} {}", self.unit);
+        self.judged(text, met)
+    }
+
     /// The figure must be above the rival's, or below it.
     pub fn ahead_of(self, rival: &str, figure: Option<f64>, more_is_better: bool) -> Self {
         let text = match figure {
@@ -225,6 +232,12 @@ mod tests {
 
     fn row(value: f64) -> Row {
         Row::told("b", "q?", value, "s")
+    }
+
+    #[test]
+    fn the_bar_itself_is_met_and_less_is_not() {
+        assert_eq!(row(5.0).at_least(5.0).verdict, Verdict::Met);
+        assert_eq!(row(4.999).at_least(5.0).verdict, Verdict::Missed);
     }
 
     #[test]

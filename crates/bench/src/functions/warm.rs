@@ -1,0 +1,117 @@
+//! Calls of an instance that is there: through the router, and straight to it.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Cluster, Figures};
+use crate::catalogue::names::{FUNCTIONS_ECHO, FUNCTIONS_WARM};
+use crate::report::Row;
+
+const HELLO: &str = "def main(request):\n    return 'Hello, world!'\n";
+const ECHO: &str = "def main(request):\n    return request.body\n";
+/// One instance that takes everything.
+const ONE: &[&str] = &["--concurrency", "1", "--requests-per-pod", "500"];
+
+/// Both ways in turns, and of each the best: what else the machine does only takes.
+async fn both(
+    cluster: &Cluster<'_>,
+    path: &str,
+    direct: &str,
+    arguments: &[&str],
+) -> Result<(Figures, Figures)> {
+    let mut best: Option<(Figures, Figures)> = None;
+    for _ in 0..if cluster.quick { 1 } else { 3 } {
+        let straight = cluster.calls(direct, &["/"], arguments).await?;
+        let routed = cluster.calls(&cluster.router, &[path], arguments).await?;
+        best = Some(match best {
+            None => (straight, routed),
+            Some((before, behind)) => (faster(before, straight), faster(behind, routed)),
+        });
+    }
+    best.ok_or_else(|| anyhow::anyhow!("no round"))
+}
+
+fn faster(one: Figures, other: Figures) -> Figures {
+    match one.per_second >= other.per_second {
+        true => one,
+        false => other,
+    }
+}
+
+/// Throughput, latency and overhead.
+pub async fn run(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
+    let options = [&["--env", "python", "--url", "/warm"], ONE].concat();
+    cluster.function("warm", "warm.py", HELLO, &options).await?;
+    cluster
+        .calls(&cluster.router, &["/warm"], &["--calls", "100"])
+        .await?;
+    let direct = cluster.instance("warm").await?;
+    let mut rows = Vec::new();
+    for (clients, bar) in [(1, 0.6), (8, 0.6), (32, 0.6), (256, 0.5)] {
+        let calls = match (cluster.quick, clients) {
+            (true, _) => "3000",
+            (false, 1) => "20000",
+            (false, _) => "50000",
+        };
+        let clients = clients.to_string();
+        let arguments = ["--clients", &clients, "--calls", calls];
+        let (straight, routed) = both(cluster, "/warm", &direct, &arguments).await?;
+        let details = json!({
+            "direct": { "perSecond": straight.per_second, "p99Ms": straight.p99_ms },
+            "router": { "perSecond": routed.per_second, "p99Ms": routed.p99_ms },
+        });
+        let question = format!("throughput through the router ÷ direct, {clients} clients");
+        let ratio = routed.per_second / straight.per_second;
+        rows.push(
+            Row::told(FUNCTIONS_WARM, question, ratio, "×")
+                .at_least(bar)
+                .with(details),
+        );
+        if clients == "1" {
+            let overhead = (routed.p50_ms - straight.p50_ms) * 1000.0;
+            let question = "router's overhead per call, one client, p50";
+            rows.push(Row::told(FUNCTIONS_WARM, question, overhead, "µs").at_most(100.0));
+        }
+        if clients == "32" {
+            let question = "p99 through the router ÷ direct, 32 clients";
+            let ratio = routed.p99_ms / straight.p99_ms;
+            rows.push(Row::told(FUNCTIONS_WARM, question, ratio, "×").at_most(2.0));
+        }
+    }
+    let calls = if cluster.quick { "10000" } else { "100000" };
+    let all = ["--clients", "32", "--calls", calls];
+    let worst = cluster.calls(&cluster.router, &["/warm"], &all).await?;
+    let question = format!("worst of {} calls, 32 clients", worst.calls);
+    rows.push(Row::told(FUNCTIONS_WARM, question, worst.max_ms, "ms").at_most(100.0));
+    cluster.clear(&["warm".to_owned()]).await?;
+    Ok(rows)
+}
+
+/// Large bodies, there and back.
+pub async fn echo(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
+    let options = [
+        &["--env", "python", "--url", "/echo", "--method", "POST"],
+        ONE,
+    ]
+    .concat();
+    cluster.function("echo", "echo.py", ECHO, &options).await?;
+    let megabyte = (1 << 20).to_string();
+    let first = ["--echo", &megabyte, "--calls", "20"];
+    cluster.calls(&cluster.router, &["/echo"], &first).await?;
+    let direct = cluster.instance("echo").await?;
+    let mut rows = Vec::new();
+    for clients in ["1", "8"] {
+        let calls = if cluster.quick { "100" } else { "1000" };
+        let arguments = ["--echo", &megabyte, "--clients", clients, "--calls", calls];
+        let (straight, routed) = both(cluster, "/echo", &direct, &arguments).await?;
+        let question = format!("1 MiB echoed through the router ÷ direct, {clients} clients");
+        let ratio = routed.per_second / straight.per_second;
+        let details = json!({
+            "directPerSecond": straight.per_second, "routerPerSecond": routed.per_second,
+        });
+        let row = Row::told(FUNCTIONS_ECHO, question, ratio, "×");
+        rows.push(row.at_least(0.6).with(details));
+    }
+    cluster.clear(&["echo".to_owned()]).await?;
+    Ok(rows)
+}
