@@ -174,6 +174,9 @@ spec:
   type: {{ .type | default "ClusterIP" }}
   selector:
     svc: {{ .svc }}
+    {{- if .leads }}
+    farplane.io/leads: "true"
+    {{- end }}
   ports:
     - name: http
       port: 80

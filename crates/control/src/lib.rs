@@ -3,4 +3,5 @@
 
 pub mod conditions;
 pub mod leader;
+pub mod mark;
 pub mod objects;

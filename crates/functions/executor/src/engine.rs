@@ -79,7 +79,11 @@ impl Engine {
         reports: mpsc::UnboundedSender<Report>,
     ) -> Self {
         Self {
-            tenants: Tenants::new(client.clone(), settings.secret.clone()),
+            tenants: Tenants::new(
+                client.clone(),
+                settings.secret.clone(),
+                settings.namespace.clone(),
+            ),
             fetchers: Fetchers::new(settings.secret.clone()),
             client,
             settings,

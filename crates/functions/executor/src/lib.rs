@@ -43,10 +43,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farplane_control::leader::Election;
+use farplane_control::mark;
 use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::label;
+use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
@@ -79,7 +82,16 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// When it cannot listen, the lease is lost or a part ends. The process should end then: its
 /// next start begins from what there is.
-pub async fn run(
+pub fn run(
+    client: Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(client, settings, shutdown))
+}
+
+async fn serve_until(
     client: Client,
     settings: Settings,
     shutdown: CancellationToken,
@@ -162,6 +174,7 @@ async fn work(
     parts.spawn(named("upkeep", upkeep::run(engine.clone())));
     parts.spawn(named("provisioning", provision::run(engine.clone())));
     parts.spawn(named("statuses", status::run(engine.clone(), reported)));
+    parts.spawn(named("mark of the leader", keep_mark(engine.clone())));
     front.lead(Arc::new(Backends {
         pooled: Pooled(engine.clone()),
         deployments: own.clone(),
@@ -180,6 +193,14 @@ async fn work(
         _ = tokio::time::timeout(RELEASE_TIMEOUT, engine.tasks.wait()).await;
     }
     ended
+}
+
+/// Leads requests to this process, now that it answers them.
+async fn keep_mark(engine: Arc<Engine>) {
+    let settings = &engine.settings;
+    let pods = Api::<Pod>::namespaced(engine.client.clone(), &settings.namespace);
+    let ours = format!("{}=executor", label::SERVICE);
+    mark::keep(pods, &ours, &settings.pod_name).await;
 }
 
 async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {

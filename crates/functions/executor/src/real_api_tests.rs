@@ -19,8 +19,8 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -62,9 +62,10 @@ impl Process {
     }
 
     async fn ready(&self) {
-        eventually("an executor that is ready", async || {
-            let (status, _) = send(self.metrics, "GET", "/readyz", Vec::new(), false).await?;
-            (status == StatusCode::OK).then_some(())
+        eventually("an executor that leads", async || {
+            let (_, told) = send(self.metrics, "GET", "/metrics", Vec::new(), false).await?;
+            let told = String::from_utf8_lossy(&told);
+            told.contains("farplane_executor_leads 1").then_some(())
         })
         .await;
     }
@@ -332,6 +333,10 @@ async fn code_that_does_not_load_is_told_in_its_own_words() {
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
 async fn another_executor_takes_over_what_runs() {
     let (server, cluster, executor) = scene(3).await;
+    for name in ["executor-1", "executor-2"] {
+        own_pod(&server, name).await;
+    }
+    marked(&server, "executor-1").await;
     let hello = function(&server, "hello", json!({})).await;
     let made = executor.instance(&hello, &[]).await.unwrap();
     // A specialisation that was not written down: labels still say generic.
@@ -355,8 +360,32 @@ async fn another_executor_takes_over_what_runs() {
     let before = cluster.specialised();
     let found = other.instance(&hello, &[]).await.unwrap();
     assert_eq!((found.address, found.cold), (made.address, false));
+    marked(&server, "executor-2").await;
     other.end().await;
     assert_eq!(cluster.specialised(), before);
+}
+
+/// The Pod that an executor runs in.
+async fn own_pod(server: &World, name: &str) {
+    let pod = json!({
+        "metadata": { "name": name, "labels": { "svc": "executor" } },
+        "spec": { "containers": [{ "name": "executor", "image": "i" }] },
+    });
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let pods = Api::<Pod>::namespaced(server.client.clone(), "fission");
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+}
+
+/// The Service leads to this one and to no other.
+async fn marked(server: &World, name: &str) {
+    let pods = Api::<Pod>::namespaced(server.client.clone(), "fission");
+    let selected = ListParams::default().labels("svc=executor,farplane.io/leads=true");
+    eventually("the mark at the Pod that leads", async || {
+        let found = pods.list(&selected).await.ok()?;
+        let names: Vec<String> = found.iter().map(ResourceExt::name_any).collect();
+        (names == [name]).then_some(())
+    })
+    .await;
 }
 
 async fn other_answers(process: &Process, function: &Function) -> Option<(StatusCode, Failure)> {

@@ -154,7 +154,7 @@ impl Front {
     }
 
     fn is_ready(&self) -> bool {
-        self.backends().is_ok()
+        !self.ending.is_cancelled()
     }
 }
 
@@ -263,7 +263,7 @@ async fn readiness(Extract(front): Extract<Front>) -> Response {
     if front.is_ready() {
         return "ok".into_response();
     }
-    let reason = "does not lead, or has not taken stock yet";
+    let reason = "shutting down";
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }
 

@@ -21,6 +21,9 @@ use serde_json::{Value, json};
 
 use crate::objects::FIELD_MANAGER;
 
+/// The platform's controllers: triggers of message queues name a Secret of their namespace.
+const CONTROLLERS_ACCOUNT: &str = "fission-controllers";
+
 /// What is known to be right is not written again for so long.
 const FRESH: Duration = Duration::from_secs(300);
 
@@ -28,14 +31,17 @@ const FRESH: Duration = Duration::from_secs(300);
 pub(crate) struct Tenants {
     client: Client,
     secret: Vec<u8>,
+    /// Namespace of the platform.
+    platform: String,
     written: Mutex<HashMap<String, Instant>>,
 }
 
 impl Tenants {
-    pub fn new(client: Client, secret: Vec<u8>) -> Self {
+    pub fn new(client: Client, secret: Vec<u8>, platform: String) -> Self {
         Self {
             client,
             secret,
+            platform,
             written: Mutex::default(),
         }
     }
@@ -50,10 +56,16 @@ impl Tenants {
         if lock().get(namespace).is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
+        // Builders ask nothing of the API server; theirs has no rights.
         for account in [FETCHER_ACCOUNT, BUILDER_ACCOUNT] {
             self.apply::<ServiceAccount>(namespace, account_object(account))
                 .await?;
-            self.apply::<RoleBinding>(namespace, binding(account, namespace))
+        }
+        for (account, of) in [
+            (FETCHER_ACCOUNT, namespace),
+            (CONTROLLERS_ACCOUNT, &self.platform),
+        ] {
+            self.apply::<RoleBinding>(namespace, binding(account, of))
                 .await?;
         }
         self.apply::<Secret>(namespace, keys(&self.secret, namespace))
@@ -96,7 +108,7 @@ fn account_object(name: &str) -> Value {
     })
 }
 
-/// Rights in this namespace only: a RoleBinding, whatever the role is.
+/// Rights where it is made only: a RoleBinding, whatever the role is, for the account of `namespace`.
 fn binding(account: &str, namespace: &str) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",

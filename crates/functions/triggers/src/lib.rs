@@ -27,7 +27,9 @@ mod watches;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,7 @@ pub use settings::{InvocationSettings, MetricsSource, Settings};
 use caller::Caller;
 use context::Context;
 use farplane_control::leader::Election;
+use farplane_control::mark;
 use objects::Watched;
 
 const LEASE: &str = "fission-triggers";
@@ -47,7 +50,16 @@ const LEASE: &str = "fission-triggers";
 /// # Errors
 /// When the lease is lost or a part ends. The process should end then: its next start begins
 /// from what the API says.
-pub async fn run(
+pub fn run(
+    client: Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(client, settings, shutdown))
+}
+
+async fn serve_until(
     client: Client,
     settings: Settings,
     shutdown: CancellationToken,
@@ -109,6 +121,10 @@ async fn work(
         let store = invocations::open(&wanted.directory)?;
         let queue = invocations::run(context.clone(), store, listener, aliases);
         parts.spawn(named("invocations", queue));
+        let pods = Api::<Pod>::namespaced(client.clone(), &context.settings.namespace);
+        let own = context.settings.pod_name.clone();
+        let marked = async move { mark::keep(pods, "svc=controllers", &own).await };
+        parts.spawn(named("mark of the leader", marked));
     }
     loop {
         tokio::select! {
