@@ -39,6 +39,7 @@ mod testing;
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +81,16 @@ impl Settings {
 ///
 /// # Errors
 /// Never so far; failures of the API are waited out.
-pub async fn run(
+pub fn run(
+    client: Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(client, settings, shutdown))
+}
+
+async fn serve_until(
     client: Client,
     settings: Settings,
     shutdown: CancellationToken,

@@ -29,6 +29,7 @@ async fn a_cold_call_asks_and_a_warm_one_does_not() {
         "x-fission-full-url: /f/a?b=c",
         "x-forwarded-host: localhost",
         "x-forwarded-for: 127.0.0.1",
+        "forwarded: for=127.0.0.1;host=\"localhost\";proto=http",
     ] {
         assert!(body.lines().any(|it| it == line), "{line}: {body}");
     }

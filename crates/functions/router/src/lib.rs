@@ -36,6 +36,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -69,7 +70,16 @@ const EVENTS: usize = 1024;
 ///
 /// # Errors
 /// When a port is taken or the address of another part cannot be used.
-pub async fn run(
+pub fn run(
+    client: kube::Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(client, settings, shutdown))
+}
+
+async fn serve_until(
     client: kube::Client,
     settings: Settings,
     shutdown: CancellationToken,

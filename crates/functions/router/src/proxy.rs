@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use farplane_functions_types::names::header;
 use http::header::{
-    CONNECTION, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -225,6 +225,8 @@ pub(crate) fn prepare(
         headers.entry("x-forwarded-host").or_insert(host);
     }
     if let Some(Client(address)) = parts.extensions.get() {
+        let hop = forwarded(*address, headers.get(HOST));
+        headers.extend(hop.map(|hop| (FORWARDED, hop)));
         let before = headers
             .get(FORWARDED_FOR)
             .and_then(|value| value.to_str().ok());
@@ -243,6 +245,19 @@ pub(crate) fn prepare(
         }
     }
     Ok(Request::from_parts(parts, body))
+}
+
+/// What `Forwarded` tells of this hop (RFC 7239, section 4).
+fn forwarded(client: IpAddr, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let client = match client {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    let host = host.and_then(|host| host.to_str().ok());
+    // A quote would end the quoted text.
+    let host = host.filter(|host| !host.contains(['"', '\\']));
+    let host = host.map_or_else(String::new, |host| format!(";host=\"{host}\""));
+    HeaderValue::try_from(format!("for={client}{host};proto=http")).ok()
 }
 
 /// Takes away what is between two neighbours only.
@@ -317,4 +332,27 @@ async fn join(
         tracing::debug!(%error, "an upgraded connection ended");
     }
     drop((place, link));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_told_as_the_standard_says() {
+        let told = |client: &str, host: Option<&'static str>| {
+            let host = host.map(HeaderValue::from_static);
+            forwarded(client.parse().unwrap(), host.as_ref()).unwrap()
+        };
+        assert_eq!(
+            told("10.0.0.1", Some("a.example:80")),
+            "for=10.0.0.1;host=\"a.example:80\";proto=http"
+        );
+        assert_eq!(told("::1", None), "for=\"[::1]\";proto=http");
+        assert_eq!(
+            told("::1", Some("a\";for=b")),
+            "for=\"[::1]\";proto=http",
+            "a client says no more than its own name for us"
+        );
+    }
 }

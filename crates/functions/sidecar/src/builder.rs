@@ -15,6 +15,7 @@ mod settings;
 
 use std::io;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,12 @@ pub use settings::Settings;
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn run(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
+pub fn run(settings: Settings, shutdown: CancellationToken) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(settings, shutdown))
+}
+
+async fn serve_until(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
     crate::share_files();
     // The key is in the environment, and builds run as our own user.
     let behaviour = rustix::process::DumpableBehavior::NotDumpable;

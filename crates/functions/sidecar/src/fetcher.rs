@@ -23,6 +23,7 @@ mod upload;
 
 use std::io;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,12 @@ pub use settings::{Settings, SettingsError};
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn run(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
+pub fn run(settings: Settings, shutdown: CancellationToken) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(settings, shutdown))
+}
+
+async fn serve_until(settings: Settings, shutdown: CancellationToken) -> io::Result<()> {
     crate::share_files();
     let listener = TcpListener::bind(settings.listen).await?;
     serve(settings, listener, shutdown).await;

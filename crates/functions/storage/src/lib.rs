@@ -22,6 +22,7 @@ pub mod store;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,16 @@ pub use settings::{Backend, S3, Settings};
 ///
 /// # Errors
 /// When the store cannot be opened or the address cannot be listened on.
-pub async fn run(
+pub fn run(
+    settings: Settings,
+    live: Option<LiveUrls>,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed here, or all of it would be compiled once more, as a part of the program.
+    Box::pin(serve_until(settings, live, shutdown))
+}
+
+async fn serve_until(
     settings: Settings,
     live: Option<LiveUrls>,
     shutdown: CancellationToken,
