@@ -15,6 +15,17 @@ pub const ORG: &str = "acme";
 /// Cluster of most scenarios.
 pub const CLUSTER: &str = "first";
 
+/// What a condition may give: anything but a `bool`, which would pass for true when it is false.
+pub trait Found {}
+
+impl Found for () {}
+impl Found for i64 {}
+impl Found for String {}
+impl Found for Value {}
+impl Found for Output {}
+impl Found for std::net::TcpStream {}
+impl<T> Found for Vec<T> {}
+
 /// Everything scenarios share.
 pub struct World {
     farplane: PathBuf,
@@ -219,7 +230,9 @@ impl World {
     }
 
     /// Asks until `condition` gives a value; its last answer explains a time-out.
-    pub fn eventually<T>(
+    ///
+    /// `ensure!` in it what must hold: an `Ok(false)` would be a value.
+    pub fn eventually<T: Found>(
         &self,
         what: &str,
         limit: Duration,

@@ -1,5 +1,11 @@
 //! The function platform on a cluster that the hub hosts.
 
+pub mod builds;
+pub mod executors;
+pub mod guide;
+pub mod load;
+pub mod triggers;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -86,7 +92,9 @@ pub fn python(world: &World) -> Result<()> {
     let answer = farplane(world, &["fn", "test", "hello"])?;
     ensure!(answer.contains("Hello from Python"), "it said {answer:?}");
     world.eventually("the route answers", MINUTE, || {
-        Ok(route(world, "/hello")?.text().contains("Hello from Python"))
+        let answer = route(world, "/hello")?.text();
+        ensure!(answer.contains("Hello from Python"), "it said {answer:?}");
+        Ok(())
     })?;
     ensure!(
         route(world, "/nowhere")?.code != Some(0),
@@ -152,7 +160,9 @@ pub fn broken(world: &World) -> Result<()> {
         "its own words are missing: {said}"
     );
     world.eventually("describe tells the cause", MINUTE, || {
-        Ok(farplane(world, &["fn", "describe", "broken"])?.contains("nothing_of_that_name"))
+        let told = farplane(world, &["fn", "describe", "broken"])?;
+        ensure!(told.contains("nothing_of_that_name"), "it tells: {told}");
+        Ok(())
     })?;
     farplane(world, &["fn", "delete", "broken", "--yes"])?;
     Ok(())
@@ -170,7 +180,9 @@ pub fn executor_away(world: &World) -> Result<()> {
     ])?;
     world.eventually("the executor is gone", MINUTE, || {
         let pods = world.get(&["pods", "-n", PLATFORM, "-l", "svc=executor"])?;
-        Ok(pods["items"].as_array().is_some_and(Vec::is_empty))
+        let gone = pods["items"].as_array().is_some_and(Vec::is_empty);
+        ensure!(gone, "its Pod is there");
+        Ok(())
     })?;
     for _ in 0..20 {
         let answer = route(world, "/hello")?;
@@ -340,7 +352,9 @@ pub fn no_token(world: &World) -> Result<()> {
 pub fn uninstalled(world: &World) -> Result<()> {
     farplane(world, &["functions", "uninstall", "--purge", "--yes"])?;
     world.eventually("the namespace is gone", MINUTE * 2, || {
-        Ok(world.kubectl_raw(&["get", "namespace", PLATFORM])?.code != Some(0))
+        let found = world.kubectl_raw(&["get", "namespace", PLATFORM])?;
+        ensure!(found.code != Some(0), "it is there");
+        Ok(())
     })?;
     let roles = world.kubectl(&[
         "get",

@@ -92,6 +92,40 @@ pub fn all() -> Vec<Scenario> {
             functions::instance_killed,
         ),
         scenario(
+            "functions_with_a_deployment_go_to_zero_and_back",
+            functions::executors::newdeploy,
+        ),
+        scenario(
+            "functions_can_be_any_image",
+            functions::executors::container,
+        ),
+        scenario(
+            "functions_are_built_with_their_dependencies",
+            functions::builds::dependency,
+        ),
+        scenario(
+            "functions_work_as_the_guide_says",
+            functions::guide::followed,
+        ),
+        scenario("functions_are_called_later", functions::triggers::later),
+        scenario(
+            "functions_are_called_by_a_timer",
+            functions::triggers::timer,
+        ),
+        scenario("functions_are_told_of_changes", functions::triggers::watch),
+        scenario(
+            "functions_answer_while_the_platform_is_killed",
+            functions::load::killed,
+        ),
+        scenario(
+            "functions_answer_while_a_thousand_routes_change",
+            functions::load::routes,
+        ),
+        scenario(
+            "functions_answer_while_the_platform_is_upgraded",
+            functions::load::upgrade,
+        ),
+        scenario(
             "functions_are_uninstalled_to_nothing",
             functions::uninstalled,
         ),
