@@ -14,7 +14,9 @@ mod warm;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
+use farplane_types::names::LAB_NAMESPACE;
+use http::Request;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, ResourceExt};
@@ -29,8 +31,8 @@ use crate::memory::processes_of;
 use crate::process::eventually;
 use crate::report::Row;
 
+const AGENT: &str = "farplane-agent";
 const PLATFORM: &str = "fission";
-const LAB: &str = "farplane-lab";
 const LIMIT: Duration = Duration::from_secs(180);
 /// What the hello functions answer.
 const HELLO: &str = "Hello, world!";
@@ -43,8 +45,8 @@ pub struct Cluster<'a> {
     host: u32,
     /// `ip:port` of the router's public listener.
     router: String,
-    /// `ip:port` of its metrics.
-    metrics: String,
+    /// Name of its Pod.
+    router_pod: String,
     quick: bool,
 }
 
@@ -69,23 +71,20 @@ pub async fn prepare(hub: &Hub, ready: bool, quick: bool) -> Result<Cluster<'_>>
         false => make(hub).await?,
     };
     let client = Access::read(&at_hub, CLUSTER).await?.client().await?;
-    let kubelets = processes_of(&at_hub, LAB, &["kubelet"]).await?;
-    let (_, host) = kubelets.first().context("the lab host has no kubelet")?;
+    let agents = processes_of(&at_hub, LAB_NAMESPACE, &[AGENT]).await?;
+    let (_, host) = agents.first().context("the lab host has no agent")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), PLATFORM);
     let routers = pods
         .list(&ListParams::default().labels("svc=router"))
         .await?;
-    let address = routers
-        .items
-        .first()
-        .and_then(address)
-        .context("no router")?;
+    let router = routers.items.first().context("no router")?;
+    let address = address(router).context("the router has no address")?;
     Ok(Cluster {
         hub,
         client,
         host: *host,
         router: format!("{address}:8888"),
-        metrics: format!("{address}:8080"),
+        router_pod: router.name_any(),
         quick,
     })
 }
@@ -93,6 +92,17 @@ pub async fn prepare(hub: &Hub, ready: bool, quick: bool) -> Result<Cluster<'_>>
 async fn make(hub: &Hub) -> Result<Client> {
     let at_hub = host_join::prepare(hub).await?;
     host_join::choose(&at_hub, &[HOST]).await?;
+    let client = Access::read(&at_hub, CLUSTER).await?.client().await?;
+    let nodes: Api<Node> = Api::all(client);
+    eventually("Node to be Ready", LIMIT, async || {
+        let node = nodes.get(HOST).await?;
+        let conditions = node.status.and_then(|status| status.conditions);
+        let mut all = conditions.iter().flatten();
+        let ready = all.any(|one| one.type_ == "Ready" && one.status == "True");
+        ensure!(ready, "it is not");
+        Ok(())
+    })
+    .await?;
     let install = ["functions", "install", "--cluster", CLUSTER, "--org", ORG];
     hub.farplane(&install).await?;
     let create = [
@@ -223,14 +233,15 @@ impl Cluster<'_> {
 
     /// How many routes the router has.
     async fn known_routes(&self) -> Result<usize> {
-        let url = format!("http://{}/metrics", self.metrics);
-        let host = self.host.to_string();
-        let output = Command::new("nsenter")
-            .args(["--target", &host, "--net", "--", "curl", "-sf", &url])
-            .output()
-            .await
-            .context("start nsenter")?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let path = format!(
+            "/api/v1/namespaces/{PLATFORM}/pods/{}:8080/proxy/metrics",
+            self.router_pod
+        );
+        let request = Request::get(path)
+            .body(Vec::new())
+            .context("make a request")?;
+        let text = self.client.request_text(request).await;
+        let text = text.context("read the router's metrics")?;
         let mut lines = text.lines();
         let count = lines.find_map(|line| line.strip_prefix("fission_router_routes "));
         count

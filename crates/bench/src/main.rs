@@ -208,9 +208,11 @@ impl World<'_> {
     async fn run(&mut self, benchmark: &Benchmark) -> Result<Vec<Row>> {
         let (name, quick) = (benchmark.name, self.arguments.quick);
         if benchmark.place == Place::Functions {
-            let ready = std::mem::replace(&mut self.platform, true);
+            let ready = std::mem::take(&mut self.platform);
             let cluster = functions::prepare(self.hub()?, ready, quick).await?;
-            return functions::run(&cluster, name).await;
+            let measured = functions::run(&cluster, name).await;
+            self.platform = true;
+            return measured;
         }
         self.platform = false;
         let joined = std::mem::take(&mut self.joined);

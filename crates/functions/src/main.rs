@@ -50,7 +50,8 @@ fn start(role: Role) -> Result<()> {
     // Fails only when one was installed before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = match role {
-        Role::Fetcher { .. } | Role::Builder { .. } | Role::Copy { .. } => {
+        // The router has threads of its own for calls.
+        Role::Router(_) | Role::Fetcher { .. } | Role::Builder { .. } | Role::Copy { .. } => {
             Builder::new_current_thread()
         }
         _ => {

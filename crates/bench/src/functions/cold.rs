@@ -56,7 +56,7 @@ async fn language_of(
             .function("first", file, text, &["--env", language])
             .await?;
     }
-    let count = if cluster.quick { 5 } else { 30 };
+    let count = if cluster.quick { 5 } else { 20 };
     let names = cluster.copies("first", "cold", count).await?;
     let mut times = Samples::default();
     for name in &names {

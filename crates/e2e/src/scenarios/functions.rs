@@ -129,6 +129,7 @@ pub fn nodejs(world: &World) -> Result<()> {
         &["fn", "test", "hello-node", "--subpath", "/?who=Node"],
     )?;
     ensure!(answer.contains("Hello Node"), "it said {answer:?}");
+    farplane(world, &["fn", "delete", "hello-node", "--yes"])?;
     Ok(())
 }
 
@@ -216,6 +217,7 @@ pub fn executor_away(world: &World) -> Result<()> {
         count == 1,
         "the executor that came back has {count} instances of hello"
     );
+    farplane(world, &["fn", "delete", "again", "--yes"])?;
     Ok(())
 }
 

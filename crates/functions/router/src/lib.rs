@@ -30,6 +30,7 @@ mod settings;
 mod stall;
 mod state;
 mod status;
+mod workers;
 mod world;
 
 use std::net::SocketAddr;
@@ -51,6 +52,7 @@ use serve::{Door, serve};
 pub use settings::{Error, Settings};
 use state::lock;
 use status::Board;
+use workers::Workers;
 pub use world::Event;
 
 /// How often the executor hears what was used.
@@ -120,6 +122,7 @@ async fn serve_all(
     let metrics = listen(settings.metrics).await?;
     let queue = Queue::new(&settings.queue_url, &settings.secret)?;
     let router = Router::new(settings, executor, queue);
+    let workers = Arc::new(Workers::start().map_err(Error::Workers)?);
     let mut tasks = JoinSet::new();
     let statuses = Arc::new(Statuses::default());
     tasks.spawn(take_in(router.clone(), events, statuses.clone()));
@@ -129,10 +132,19 @@ async fn serve_all(
     tasks.spawn(report(router.clone()));
     let (quiet, done) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(leave(router.clone(), shutdown, quiet.clone()));
-    tasks.spawn(serve(router.clone(), metrics, Door::Metrics, done.clone()));
+    let serving = |listener, door, until: &CancellationToken| {
+        serve(
+            router.clone(),
+            listener,
+            door,
+            workers.clone(),
+            until.clone(),
+        )
+    };
+    tasks.spawn(serving(metrics, Door::Metrics, &done));
     tokio::join!(
-        serve(router.clone(), public, Door::Public, quiet.clone()),
-        serve(router, internal, Door::Internal, quiet),
+        serving(public, Door::Public, &quiet),
+        serving(internal, Door::Internal, &quiet),
     );
     done.cancel();
     Ok(())

@@ -19,10 +19,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::body::Sent;
 use crate::state::lock;
+use crate::workers;
 
 /// Dialling an instance in the same cluster takes longer only when it is not there.
 const DIAL: Duration = Duration::from_secs(2);
-/// Idle connections per instance.
+/// Idle connections per instance and thread.
 const MAX_IDLE: usize = 256;
 /// How long a connection is kept without a call. Runtimes close theirs after 2 s and more; one
 /// that closes while a request is on its way leaves it unknown whether the function ran.
@@ -83,8 +84,8 @@ impl Link {
 /// An instance, as far as connections go.
 pub struct Peer {
     address: String,
-    /// The one used last is on top.
-    idle: Mutex<Vec<Link>>,
+    /// Of each thread; the one used last is on top.
+    idle: [Mutex<Vec<Link>>; workers::MOST],
 }
 
 /// Why there is no connection.
@@ -105,13 +106,13 @@ impl Peer {
     pub fn new(address: &str) -> Self {
         Self {
             address: address.to_owned(),
-            idle: Mutex::default(),
+            idle: Default::default(),
         }
     }
 
     /// One that is open already.
     pub fn idle(&self) -> Option<Link> {
-        let link = lock(&self.idle).pop()?;
+        let link = lock(&self.idle[workers::lane()]).pop()?;
         // Those below are older.
         (link.used.elapsed() < KEEP).then_some(link)
     }
@@ -160,7 +161,7 @@ impl Peer {
         }
         let now = Instant::now();
         link.used = now;
-        let mut idle = lock(&self.idle);
+        let mut idle = lock(&self.idle[workers::lane()]);
         let old = idle.partition_point(|other| now.duration_since(other.used) >= KEEP);
         idle.drain(..old);
         if idle.len() < MAX_IDLE {
@@ -170,6 +171,8 @@ impl Peer {
 
     /// Closes connections that no call needed for a while.
     pub fn sweep(&self) {
-        lock(&self.idle).retain(|link| link.used.elapsed() < KEEP);
+        for idle in &self.idle {
+            lock(idle).retain(|link| link.used.elapsed() < KEEP);
+        }
     }
 }

@@ -31,6 +31,7 @@ use crate::route::{Found, Matched};
 use crate::router::{Router, read};
 use crate::stall::Stalling;
 use crate::state::Refusal;
+use crate::workers::Workers;
 
 /// How long a client may take to send a request's head.
 const HEAD: Duration = Duration::from_secs(60);
@@ -58,6 +59,7 @@ pub async fn serve(
     router: Arc<Router>,
     listener: TcpListener,
     door: Door,
+    workers: Arc<Workers>,
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
@@ -69,7 +71,9 @@ pub async fn serve(
                     if door != Door::Metrics {
                         router.accept();
                     }
-                    connections.spawn(connection(router.clone(), socket, door, shutdown.clone()));
+                    let Ok(socket) = socket.into_std() else { continue };
+                    let served = connection(router.clone(), socket, door, shutdown.clone());
+                    connections.spawn_on(served, workers.next());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -89,10 +93,18 @@ pub async fn serve(
 
 async fn connection(
     router: Arc<Router>,
-    socket: TcpStream,
+    socket: std::net::TcpStream,
     door: Door,
     shutdown: CancellationToken,
 ) {
+    // From here on its events are those of this thread.
+    let socket = match TcpStream::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, "a connection cannot be served");
+            return;
+        }
+    };
     // Only speed is lost without.
     _ = socket.set_nodelay(true);
     let client = socket.peer_addr().ok().map(|address| Client(address.ip()));

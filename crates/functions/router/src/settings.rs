@@ -40,6 +40,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// No threads.
+    #[error("failed to start the threads that serve calls: {0}")]
+    Workers(std::io::Error),
     /// No address of another part.
     #[error("the {part}'s address {url:?} cannot be used: {reason}")]
     Url {

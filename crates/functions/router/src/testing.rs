@@ -24,6 +24,7 @@ use crate::executor::Executor;
 use crate::queue::Queue;
 use crate::router::Router;
 use crate::serve::{Door, serve};
+use crate::workers::Workers;
 use crate::{Credentials, Event, Settings};
 
 pub(crate) const SECRET: &[u8] = b"secret";
@@ -244,7 +245,14 @@ impl World {
         let open = async |door| {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(serve(router.clone(), listener, door, shutdown.clone()));
+            let workers = Arc::new(Workers::here());
+            tokio::spawn(serve(
+                router.clone(),
+                listener,
+                door,
+                workers,
+                shutdown.clone(),
+            ));
             address
         };
         let (public, internal) = (open(Door::Public).await, open(Door::Internal).await);

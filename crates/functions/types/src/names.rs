@@ -68,8 +68,6 @@ pub mod label {
     pub const PROVISIONED: &str = "fission.io/provisioned";
     /// `fission` on Services of functions.
     pub const MANAGED_BY: &str = "fission.io/managed-by";
-    /// On a namespace: it is a tenant.
-    pub const ENABLED: &str = "fission.io/enabled";
 }
 
 /// Annotations.

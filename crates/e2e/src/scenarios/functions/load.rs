@@ -103,15 +103,18 @@ spec:
     Ok(())
 }
 
-/// UIDs of the function's instances.
+/// UID of the function's only instance; those of a function of before are still ending.
 fn instance(world: &World) -> Result<String> {
     let pods = world.get(&["pods", "-l", "functionName=steady"])?;
     let items = pods["items"].as_array().cloned().unwrap_or_default();
+    let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
     let uids: Vec<&str> = items
         .iter()
+        .filter(stays)
         .filter_map(|pod| pod["metadata"]["uid"].as_str())
         .collect();
-    Ok(uids.join(" "))
+    ensure!(uids.len() == 1, "it has {} instances: {uids:?}", uids.len());
+    Ok(uids[0].to_owned())
 }
 
 /// Every process of the platform is replaced, as by an upgrade.
