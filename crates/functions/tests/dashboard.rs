@@ -9,7 +9,11 @@ const ENDINGS: [&str; 2] = ["_total", "_bucket"];
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_lowercase() && c != '_')
-        .filter(|word| BEGINNINGS.iter().any(|beginning| word.starts_with(beginning)))
+        .filter(|word| {
+            BEGINNINGS
+                .iter()
+                .any(|beginning| word.starts_with(beginning))
+        })
         .filter(|word| !BEGINNINGS.contains(word))
 }
 

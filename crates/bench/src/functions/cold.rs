@@ -132,7 +132,7 @@ pub async fn newdeploy(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
     let mut times = Samples::default();
     for _ in 0..if cluster.quick { 2 } else { 5 } {
         eventually("no Pod of the function", LIMIT, async || {
-            let pods = cluster.pods("functionName=alone").await?;
+            let pods = cluster.all_pods("functionName=alone").await?;
             ensure!(pods.is_empty(), "there are {}", pods.len());
             Ok(())
         })

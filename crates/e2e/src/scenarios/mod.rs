@@ -118,6 +118,10 @@ pub fn all() -> Vec<Scenario> {
             functions::load::killed,
         ),
         scenario(
+            "functions_answer_while_the_api_server_is_killed",
+            functions::load::api_server,
+        ),
+        scenario(
             "functions_answer_while_a_thousand_routes_change",
             functions::load::routes,
         ),

@@ -4,6 +4,7 @@
 //! `FARPLANE_TEST_BIN` names.
 
 mod deployments;
+mod leaders;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,8 +20,8 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::ResourceExt as _;
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -28,6 +29,7 @@ use super::*;
 use crate::testing::cluster::Cluster;
 use crate::testing::{SECRET, world};
 use farplane_test_api::{World, eventually, free_port};
+use leaders::{marked, own_pod};
 
 /// An executor as a process runs it.
 struct Process {
@@ -363,29 +365,6 @@ async fn another_executor_takes_over_what_runs() {
     marked(&server, "executor-2").await;
     other.end().await;
     assert_eq!(cluster.specialised(), before);
-}
-
-/// The Pod that an executor runs in.
-async fn own_pod(server: &World, name: &str) {
-    let pod = json!({
-        "metadata": { "name": name, "labels": { "svc": "executor" } },
-        "spec": { "containers": [{ "name": "executor", "image": "i" }] },
-    });
-    let pod: Pod = serde_json::from_value(pod).unwrap();
-    let pods = Api::<Pod>::namespaced(server.client.clone(), "fission");
-    pods.create(&PostParams::default(), &pod).await.unwrap();
-}
-
-/// The Service leads to this one and to no other.
-async fn marked(server: &World, name: &str) {
-    let pods = Api::<Pod>::namespaced(server.client.clone(), "fission");
-    let selected = ListParams::default().labels("svc=executor,farplane.io/leads=true");
-    eventually("the mark at the Pod that leads", async || {
-        let found = pods.list(&selected).await.ok()?;
-        let names: Vec<String> = found.iter().map(ResourceExt::name_any).collect();
-        (names == [name]).then_some(())
-    })
-    .await;
 }
 
 async fn other_answers(process: &Process, function: &Function) -> Option<(StatusCode, Failure)> {

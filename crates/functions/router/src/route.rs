@@ -102,8 +102,9 @@ impl Route {
             template(&spec.relative_url)?
         };
         let mut words: Vec<&str> = spec.methods.iter().map(String::as_str).collect();
-        if words.is_empty() && !spec.method.is_empty() {
-            words.push(&spec.method);
+        let one = spec.method.as_str();
+        if !one.is_empty() && !words.iter().any(|word| word.eq_ignore_ascii_case(one)) {
+            words.push(one);
         }
         if words.is_empty() {
             words.push("GET");

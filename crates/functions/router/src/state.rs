@@ -88,7 +88,8 @@ impl Meta {
             .max(1);
         Self {
             key,
-            once: spec.once_only,
+            // A Deployment does not replace an instance that was used.
+            once: pooled && spec.once_only,
             resource_version: resource_version.unwrap_or_default(),
             timeout: Duration::from_secs(spec.timeout_seconds()),
             specialisation: Duration::from_secs(spec.specialization_seconds()),

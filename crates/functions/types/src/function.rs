@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::FunctionReference;
 use crate::raw::{RawObject, RawValue, or_default};
 
 /// Seconds a call may take when the function says none.
@@ -380,9 +381,9 @@ pub struct Retry {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// A function of this namespace.
+    /// A function of this namespace, its alias or version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub function: Option<String>,
+    pub function: Option<FunctionReference>,
     /// A topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<Topic>,
@@ -436,7 +437,7 @@ pub struct Window {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Versioning {
-    /// `auto` or `manual`.
+    /// `auto`, also when left out, or `manual`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(regex(pattern = r"^(|auto|manual)$"))]
     pub mode: String,

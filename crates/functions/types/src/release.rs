@@ -165,7 +165,7 @@ pub struct FunctionAliasStatus {
     /// Version that is called.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub resolved_version: String,
-    /// Versions before, newest first.
+    /// Versions before, newest last.
     #[serde(
         default,
         deserialize_with = "or_default",

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{MINUTE, PLATFORM, code, farplane};
+use crate::scenarios::bad_days;
 use crate::world::World;
 
 /// Calls a path through the router's Service until it is told to stop: one client keeps its
@@ -150,6 +151,20 @@ pub fn killed(world: &World) -> Result<()> {
             let deployment = format!("deployment/{name}");
             world.kubectl(&[&wait[..], &[&deployment]].concat())?;
         }
+        Ok(())
+    })
+}
+
+/// The cluster's API server is killed, and a function is made when it is back.
+pub fn api_server(world: &World) -> Result<()> {
+    under_load(world, || {
+        bad_days::api_server_killed(world)?;
+        let path = code(world, "after.py", "def main():\n    return 'after'\n")?;
+        let create = ["fn", "create", "after", "--env", "python", "--code", &path];
+        farplane(world, &create)?;
+        let answer = farplane(world, &["fn", "test", "after"])?;
+        ensure!(answer.contains("after"), "it said {answer:?}");
+        farplane(world, &["fn", "delete", "after", "--yes"])?;
         Ok(())
     })
 }

@@ -11,6 +11,8 @@ use zip::{CompressionMethod, ZipWriter};
 use super::tree::Tree;
 use super::{Error, Limits, Unpacked, name};
 
+/// Files of this size in bytes and more are not compressed.
+const STORED: u64 = 1 << 20;
 /// Files of more bytes than this need the format for large ones.
 const LARGE: u64 = 0xffff_0000;
 
@@ -159,10 +161,15 @@ fn checked(path: &str) -> Result<Vec<&str>, Error> {
 }
 
 fn options(mode: u32, size: u64) -> SimpleFileOptions {
-    // Level 1: packages are packed once and fetched from next door; time counts more than size.
+    // Packages are packed once and fetched from next door, at a cold start: time counts more than
+    // size. To inflate a compiled function takes longer than to fetch it as it is.
+    let method = match size >= STORED {
+        true => CompressionMethod::Stored,
+        false => CompressionMethod::Deflated,
+    };
     SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Deflated)
-        .compression_level(Some(1))
+        .compression_method(method)
+        .compression_level((size < STORED).then_some(1))
         .unix_permissions(mode)
         .large_file(size > LARGE)
 }

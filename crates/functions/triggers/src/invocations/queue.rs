@@ -229,11 +229,20 @@ fn follow(
         return None;
     }
     let topic = to.topic.clone().filter(|topic| !topic.topic.is_empty());
-    let function = to.function.clone().filter(|name| !name.is_empty());
-    if topic.is_none() && function.is_none() {
+    let reference = to.function.as_ref();
+    let reference = reference.filter(|reference| !reference.name.is_empty());
+    let target = match reference.map(|reference| Target::of(&namespace, reference)) {
+        Some(Ok(target)) => Some(target),
+        Some(Err(error)) => {
+            tracing::warn!(namespace, id, %error, "a destination is no function");
+            return None;
+        }
+        None => None,
+    };
+    if topic.is_none() && target.is_none() {
         return None;
     }
-    let function = function.unwrap_or_default();
+    let (function, tag) = target.map_or_else(Default::default, |to| (to.name, to.tag));
     let known = context.functions.get(&namespace, &function);
     let invocation = known
         .as_ref()
@@ -241,7 +250,7 @@ fn follow(
     let record = Record {
         id: new_id(now),
         namespace,
-        tag: String::new(),
+        tag,
         topic: topic.filter(|_| function.is_empty()),
         method: "POST".to_owned(),
         target: "/".to_owned(),

@@ -99,13 +99,15 @@ async fn calls_are_delivered_repeated_told_of_and_redriven() {
     let (settings, caller) = with_store(&router, directory.path().into());
     let retry = json!({ "maxAttempts": 2, "backoffBase": "50ms" });
     let invocation = json!({
-        "retry": retry, "onSuccess": { "function": "good" }, "onFailure": { "function": "bad" },
+        "retry": retry, "onSuccess": { "function": { "type": "name", "name": "good" } },
+        "onFailure": { "function": { "type": "name", "name": "bad" } },
     });
     let spec = json!({ "invocation": invocation });
     server.create::<Function>("f", spec).await;
     server.create::<Function>("good", json!({})).await;
     // A chain without an end.
-    let chain = json!({ "invocation": { "onSuccess": { "function": "bad" } } });
+    let chain =
+        json!({ "invocation": { "onSuccess": { "function": { "type": "name", "name": "bad" } } } });
     server.create::<Function>("bad", chain).await;
     let alias = json!({ "functionName": "f", "version": "f-v7" });
     server.create::<FunctionAlias>("prod", alias).await;

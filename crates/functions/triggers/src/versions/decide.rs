@@ -89,7 +89,8 @@ impl World<'_> {
     /// True when a function is to be published, as far as one sees without its package.
     pub fn may_publish(&self, function: &Function) -> bool {
         let mode = function.spec.versioning.as_ref();
-        let is_auto = mode.is_some_and(|versioning| versioning.mode == "auto");
+        let is_auto =
+            mode.is_some_and(|versioning| matches!(versioning.mode.as_str(), "" | "auto"));
         let generation = function.metadata.generation.unwrap_or(0);
         let published = self.newest(function);
         is_auto
@@ -320,8 +321,10 @@ pub(crate) fn alias(
                         .unwrap_or_default(),
                     switched_at: Some(now.clone()),
                 };
-                status.history.insert(0, switch);
-                status.history.truncate(HISTORY);
+                // The newest is last: that is where a rollback goes back to.
+                status.history.push(switch);
+                let surplus = status.history.len().saturating_sub(HISTORY);
+                status.history.drain(..surplus);
             }
             status.resolved_version = name;
             let said = Said::yes("Resolved", "");
