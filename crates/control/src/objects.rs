@@ -71,7 +71,7 @@ where
         let (changes, changed) = watch::channel(0);
         let (lists, listed) = watch::channel(false);
         let events = watcher(Api::<K>::all(client.clone()), config)
-            .default_backoff()
+            .backoff(crate::backoff::watch())
             .modify(move |object| {
                 object.managed_fields_mut().clear();
                 strip(object);

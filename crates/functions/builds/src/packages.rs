@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use farplane_control::backoff;
 use farplane_functions_types::package::build_status;
 use farplane_functions_types::{Environment, Package};
 use futures::future::{BoxFuture, Shared};
@@ -128,7 +129,7 @@ where
     let (reader, writer) = store();
     let changes = changes.clone();
     let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
-    let stream = reflector(writer, events.default_backoff())
+    let stream = reflector(writer, events.backoff(backoff::watch()))
         .touched_objects()
         .inspect_ok(move |_| changes.send_modify(|count| *count += 1));
     (reader, stream)

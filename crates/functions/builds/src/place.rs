@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use farplane_control::backoff;
 use farplane_functions_types::Environment;
 use farplane_functions_types::names::port;
 use futures::stream::BoxStream;
@@ -44,7 +45,7 @@ impl Pods {
     pub fn watch(client: Client, shutdown: &CancellationToken) -> Self {
         let config = watcher::Config::default().labels(&format!("{}={}", OWNER.0, OWNER.1));
         let (reader, writer) = store();
-        let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+        let events = watcher(Api::<Pod>::all(client), config).backoff(backoff::watch());
         let changes = reflector(writer, events)
             .touched_objects()
             .take_until(shutdown.clone().cancelled_owned())

@@ -5,6 +5,7 @@
 //! a Pod says that it has its code, which is long before Kubernetes calls it Ready.
 
 mod objects;
+mod plan;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -14,9 +15,10 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use farplane_control::backoff;
+use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::{annotation, label, port};
 use farplane_functions_types::wire::{Instance, Usage};
-use farplane_functions_types::{ExecutorType, Function, FunctionVersion};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
@@ -37,10 +39,10 @@ use crate::engine::Engine;
 use crate::failed::Failed;
 use crate::fetcher::dial;
 use crate::objects::{FIELD_MANAGER, Kind, Watched, is_code};
-use crate::pod::Platform;
 use crate::revision::Revision;
 use crate::state::PodView;
-use objects::{Objects, Source, WRITTEN};
+use objects::{Objects, WRITTEN};
+use plan::{Plan, Refusal, Wanted, not_taken};
 use slots::{Deployed, Found, SlotId, Slots, slot_id};
 
 /// Between two looks for what is idle.
@@ -59,17 +61,12 @@ pub(crate) struct Seen {
     pub scalers: Watched<HorizontalPodAutoscaler>,
 }
 
-/// A function that has objects.
-struct Wanted {
-    id: SlotId,
-    idle: Duration,
-    objects: Objects,
-}
-
 /// Functions with a Deployment of their own.
 pub(crate) struct Deployments {
     engine: Arc<Engine>,
     slots: Mutex<Slots>,
+    /// Those whose objects cannot be made.
+    refused: Mutex<HashMap<SlotId, Refusal>>,
     demand: Notify,
 }
 
@@ -101,12 +98,17 @@ impl Deployments {
         Self {
             engine,
             slots: Mutex::default(),
+            refused: Mutex::default(),
             demand: Notify::new(),
         }
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashMap<SlotId, Refusal>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn find(&self, revision: &Arc<Revision>, known: &[String]) -> Result<Instance, Failed> {
@@ -134,6 +136,10 @@ impl Deployments {
                 }
                 Found::Wait(changed) => changed,
             };
+            let refused = self.refused().get(&id).cloned();
+            if let Some(refused) = refused {
+                return Err(refused.why);
+            }
             let told = changed.notified();
             let mut told = pin!(told);
             told.as_mut().enable();
@@ -169,7 +175,7 @@ impl Deployments {
         let selector = format!("{}={}", label::EXECUTOR_TYPE, executor.as_str());
         let api = Api::<Pod>::all(self.engine.client.clone());
         let config = watcher::Config::default().labels(&selector);
-        let mut events = pin!(watcher(api, config).default_backoff());
+        let mut events = pin!(watcher(api, config).backoff(backoff::watch()));
         let mut listing = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
@@ -271,70 +277,23 @@ impl Deployments {
         }
     }
 
-    /// Every function that has objects, and the UIDs of those whose objects are left alone.
-    fn wanted(&self) -> (Vec<Wanted>, HashSet<String>) {
-        let world = &self.engine.world;
-        let settings = &self.engine.settings;
-        let platform = Platform {
-            image: settings.fetcher_image.clone(),
-            pull_policy: settings.pull_policy.clone(),
-        };
-        let (mut wanted, mut kept) = (Vec::new(), HashSet::new());
-        let mut add = |function: &Function, version: Option<&FunctionVersion>| {
-            let spec = version.map_or(&function.spec, |version| &version.spec.snapshot);
-            if spec.executor_type() == ExecutorType::Poolmgr {
-                return;
-            }
-            let uid = function.uid().unwrap_or_default();
-            let namespace = function.namespace().unwrap_or_default();
-            let environment = world.environments.get(&namespace, &spec.environment.name);
-            let made = world.resolve(function, version).and_then(|revision| {
-                let objects = objects::objects(&Source {
-                    function,
-                    spec,
-                    environment: environment.as_deref(),
-                    revision: &revision,
-                    platform: &platform,
-                    writer: &settings.pod_name,
-                })?;
-                Ok(Wanted {
-                    id: slot_id(&revision),
-                    idle: revision.idle,
-                    objects,
-                })
-            });
-            match made {
-                Ok(made) => wanted.push(made),
-                // What ran before goes on.
-                Err(_) => _ = kept.insert(uid),
-            }
-        };
-        let functions = world.functions.all();
-        for function in &functions {
-            if function.metadata.deletion_timestamp.is_none() {
-                add(function, None);
-            }
-        }
-        for version in world.versions.all() {
-            let of = |one: &&Arc<Function>| {
-                one.uid().as_ref() == Some(&version.spec.function_uid)
-                    && one.namespace() == version.namespace()
-            };
-            if let Some(function) = functions.iter().find(of) {
-                add(function, Some(&version));
-            }
-        }
-        (wanted, kept)
-    }
-
     async fn look(&self, seen: &Seen, written: &mut HashMap<SlotId, Instant>) {
-        let (wanted, kept) = self.wanted();
+        let Plan {
+            wanted,
+            kept,
+            mut refused,
+        } = self.plan();
         for want in &wanted {
             if let Err(error) = self.keep(want, seen, written).await {
                 let (namespace, name) = (&want.objects.namespace, &want.objects.name);
                 tracing::warn!(namespace, name, %error, "a function's objects could not be written");
+                if let Some(why) = not_taken(&error) {
+                    let key = want.key.clone();
+                    refused.insert(want.id.clone(), Refusal { key, why });
+                }
             }
         }
+        self.refuse(refused);
         let names: HashSet<(&str, &str)> = wanted
             .iter()
             .map(|want| (want.objects.namespace.as_str(), want.objects.name.as_str()))

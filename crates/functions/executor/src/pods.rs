@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use farplane_control::backoff;
 use farplane_functions_types::ExecutorType;
 use farplane_functions_types::names::label;
 use futures::StreamExt as _;
@@ -23,7 +24,7 @@ pub(crate) async fn run(engine: Arc<Engine>, listed: watch::Sender<bool>) {
     let selector = format!("{}={executor}", label::EXECUTOR_TYPE);
     let api = Api::<Pod>::all(engine.client.clone());
     let config = watcher::Config::default().labels(&selector);
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(backoff::watch()));
     let mut listing = HashSet::new();
     while let Some(event) = events.next().await {
         match event {

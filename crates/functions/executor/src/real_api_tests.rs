@@ -67,7 +67,8 @@ impl Process {
         eventually("an executor that leads", async || {
             let (_, told) = send(self.metrics, "GET", "/metrics", Vec::new(), false).await?;
             let told = String::from_utf8_lossy(&told);
-            told.contains("farplane_executor_leads 1").then_some(())
+            let leads = |line| line == "farplane_executor_leads 1";
+            told.lines().any(leads).then_some(())
         })
         .await;
     }

@@ -96,6 +96,12 @@ pub(crate) fn resolve(parts: &Parts<'_>) -> Result<Revision, Failed> {
     let namespace = function.namespace().unwrap_or_default();
     let executor = spec.executor_type();
     same_namespace(spec, &namespace)?;
+    if executor == ExecutorType::Poolmgr && !(spec.env.is_empty() && spec.env_from.is_empty()) {
+        // Pods of a pool run before anybody knows whose code they get.
+        let reason = "env and envFrom need Pods of the function's own: use executor type \
+                      newdeploy or container, or name secrets and configmaps, which are files";
+        return Err(Failed::wrong("function", reason));
+    }
     let key = FunctionKey {
         namespace: namespace.clone(),
         name: function.name_any(),
@@ -326,5 +332,37 @@ pub(crate) fn strip_package(package: &mut Package) {
         let sum = hex::encode(Sha256::digest(archive.literal.as_bytes()));
         archive.checksum.sum = sum;
         LEFT_OUT.clone_into(&mut archive.literal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_refused_where_pods_run_before_the_code_is_known() {
+        let refused = |executor: &str, field: &str| {
+            let function: Function = serde_json::from_value(json!({
+                "metadata": { "name": "f", "namespace": "ns" },
+                "spec": {
+                    "environment": { "name": "python" },
+                    "InvokeStrategy": { "ExecutionStrategy": { "ExecutorType": executor } },
+                    field: [{ "name": "A", "value": "1" }],
+                },
+            }))
+            .unwrap();
+            let parts = Parts {
+                function: &function,
+                spec: &function.spec,
+                version: "",
+                environment: None,
+                package: None,
+                storage_url: "",
+            };
+            resolve(&parts).err().unwrap().to_string()
+        };
+        assert!(refused("poolmgr", "env").contains("env and envFrom"));
+        assert!(refused("poolmgr", "envFrom").contains("env and envFrom"));
+        assert!(refused("newdeploy", "env").contains("python does not exist"));
     }
 }

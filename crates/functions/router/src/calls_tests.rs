@@ -41,7 +41,9 @@ async fn a_cold_call_asks_and_a_warm_one_does_not() {
     let metrics = world.router.metrics.text();
     let labels = r#"function_name="f",function_namespace="default""#;
     for line in [
-        format!(r#"fission_function_calls_total{{{labels},path="/f",method="GET",code="200"}} 6"#),
+        format!(
+            r#"fission_function_calls_total{{{labels},path="/f",method="GET",code="200",function_version=""}} 6"#
+        ),
         format!("fission_function_cold_starts_total{{{labels}}} 1"),
     ] {
         assert!(metrics.lines().any(|it| it == line), "{line}: {metrics}");

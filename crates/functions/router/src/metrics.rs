@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use farplane_functions_types::wire::FunctionKey;
 use http::{Method, StatusCode};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -20,6 +21,8 @@ struct Call {
     path: String,
     method: String,
     code: u16,
+    /// Empty, which is as good as absent, when the live function was called.
+    function_version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,8 +31,8 @@ struct Function {
     function_namespace: String,
 }
 
-/// By namespace and name of the function.
-type Meters = HashMap<String, HashMap<String, Arc<Meter>>>;
+/// By namespace, name and version of the function.
+type Meters = HashMap<String, HashMap<String, HashMap<String, Arc<Meter>>>>;
 
 /// Everything that is counted.
 #[derive(Clone)]
@@ -40,13 +43,13 @@ pub struct Metrics {
     overhead: Family<Function, Histogram, fn() -> Histogram>,
     cold_starts: Family<Function, Counter>,
     routes: Gauge,
-    /// By namespace and name.
     meters: Arc<RwLock<Meters>>,
 }
 
 /// The numbers of one function, at hand without a label being written.
 struct Meter {
     function: Function,
+    version: String,
     overhead: Histogram,
     cold_starts: Counter,
     /// By path of the trigger.
@@ -121,18 +124,16 @@ impl Metrics {
 
     /// A call was answered. `path` is that of the trigger, not of the request: the number of
     /// series stays that of the triggers. `overhead` is the time before it was sent to an instance.
-    #[allow(clippy::too_many_arguments)]
     pub fn called(
         &self,
-        namespace: &str,
-        name: &str,
+        function: &FunctionKey,
         path: &str,
         method: &Method,
         status: StatusCode,
         overhead: Duration,
         cold: bool,
     ) {
-        let meter = self.meter(namespace, name);
+        let meter = self.meter(function);
         meter.overhead.observe(overhead.as_secs_f64());
         if cold {
             meter.cold_starts.inc();
@@ -144,7 +145,7 @@ impl Metrics {
             return outcome.count();
         }
         drop(paths);
-        let outcome = self.outcome(&meter.function, path, method, status);
+        let outcome = self.outcome(&meter, path, method, status);
         outcome.count();
         let mut paths = meter.paths.write().unwrap_or_else(PoisonError::into_inner);
         let outcomes = paths.entry(path.to_owned()).or_default();
@@ -154,38 +155,38 @@ impl Metrics {
         }
     }
 
-    fn meter(&self, namespace: &str, name: &str) -> Arc<Meter> {
+    fn meter(&self, key: &FunctionKey) -> Arc<Meter> {
         let meters = self.meters.read().unwrap_or_else(PoisonError::into_inner);
-        let known = meters.get(namespace).and_then(|names| names.get(name));
+        let names = meters.get(&key.namespace);
+        let versions = names.and_then(|names| names.get(&key.name));
+        let known = versions.and_then(|versions| versions.get(&key.version));
         if let Some(meter) = known {
             return meter.clone();
         }
         drop(meters);
         let function = Function {
-            function_name: name.to_owned(),
-            function_namespace: namespace.to_owned(),
+            function_name: key.name.clone(),
+            function_namespace: key.namespace.clone(),
         };
         let meter = Arc::new(Meter {
             overhead: self.overhead.get_or_create(&function).clone(),
             cold_starts: self.cold_starts.get_or_create(&function).clone(),
             paths: RwLock::default(),
             function,
+            version: key.version.clone(),
         });
         let mut meters = self.meters.write().unwrap_or_else(PoisonError::into_inner);
-        let names = meters.entry(namespace.to_owned()).or_default();
-        names.entry(name.to_owned()).or_insert(meter).clone()
+        let names = meters.entry(key.namespace.clone()).or_default();
+        let versions = names.entry(key.name.clone()).or_default();
+        let known = versions.entry(key.version.clone());
+        known.or_insert(meter).clone()
     }
 
-    fn outcome(
-        &self,
-        function: &Function,
-        path: &str,
-        method: &Method,
-        status: StatusCode,
-    ) -> Outcome {
+    fn outcome(&self, meter: &Meter, path: &str, method: &Method, status: StatusCode) -> Outcome {
         let labels = Call {
-            function_name: function.function_name.clone(),
-            function_namespace: function.function_namespace.clone(),
+            function_name: meter.function.function_name.clone(),
+            function_namespace: meter.function.function_namespace.clone(),
+            function_version: meter.version.clone(),
             path: path.to_owned(),
             method: method.to_string(),
             code: status.as_u16(),
@@ -221,22 +222,30 @@ mod tests {
     #[test]
     fn calls_are_counted_under_the_names_that_canaries_ask_for() {
         let metrics = Metrics::new();
-        let call = |status, cold| {
+        let call = |version: &str, status, cold| {
+            let function = FunctionKey {
+                namespace: "ns".to_owned(),
+                name: "f".to_owned(),
+                version: version.to_owned(),
+                ..FunctionKey::default()
+            };
             let overhead = Duration::from_micros(50);
-            metrics.called("ns", "f", "/hello", &Method::GET, status, overhead, cold);
+            metrics.called(&function, "/hello", &Method::GET, status, overhead, cold);
         };
-        call(StatusCode::OK, true);
-        call(StatusCode::OK, false);
-        call(StatusCode::BAD_GATEWAY, false);
+        call("", StatusCode::OK, true);
+        call("", StatusCode::OK, false);
+        call("f-v2", StatusCode::OK, false);
+        call("", StatusCode::BAD_GATEWAY, false);
         metrics.routes(3);
         let text = metrics.text();
         let labels = r#"function_name="f",function_namespace="ns",path="/hello",method="GET""#;
         for line in [
-            format!("fission_function_calls_total{{{labels},code=\"200\"}} 2"),
-            format!("fission_function_errors_total{{{labels},code=\"502\"}} 1"),
+            format!("fission_function_calls_total{{{labels},code=\"200\",function_version=\"\"}} 2"),
+            format!("fission_function_calls_total{{{labels},code=\"200\",function_version=\"f-v2\"}} 1"),
+            format!("fission_function_errors_total{{{labels},code=\"502\",function_version=\"\"}} 1"),
             r#"fission_function_cold_starts_total{function_name="f",function_namespace="ns"} 1"#
                 .to_owned(),
-            r#"fission_function_overhead_seconds_count{function_name="f",function_namespace="ns"} 3"#
+            r#"fission_function_overhead_seconds_count{function_name="f",function_namespace="ns"} 4"#
                 .to_owned(),
             "fission_router_routes 3".to_owned(),
         ] {

@@ -119,7 +119,10 @@ async fn a_call_is_handed_over_as_the_function_shall_see_it() {
         "it would be handed over for ever"
     );
     let metrics = world.router.metrics.text();
-    assert!(metrics.contains(r#"code="202"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"code="202",function_version=""} 1"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

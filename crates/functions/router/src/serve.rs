@@ -398,15 +398,9 @@ async fn run(
         // The router that passed it on counts it.
         return response;
     }
-    router.metrics.called(
-        &meta.key.namespace,
-        &meta.key.name,
-        path,
-        &method,
-        status,
-        overhead,
-        cold,
-    );
+    router
+        .metrics
+        .called(&meta.key, path, &method, status, overhead, cold);
     response
 }
 

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 
+use farplane_control::backoff;
 use farplane_functions_types::names::{label, port};
 use farplane_functions_types::{
     ExecutorType, Function, FunctionAlias, FunctionVersion, HTTPTrigger,
@@ -101,14 +102,14 @@ pub async fn watch(
 ) {
     let routers = watcher::Config::default().labels(&format!("{}=router", label::SERVICE));
     let routers = watcher(Api::namespaced(client.clone(), namespace), routers);
-    let mut routers = pin!(routers.default_backoff());
+    let mut routers = pin!(routers.backoff(backoff::watch()));
     let any = watcher::Config::default;
     let instances = watcher::Config::default().labels(label::FUNCTION_UID);
-    let mut triggers = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
-    let mut functions = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
-    let mut versions = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
-    let mut aliases = pin!(watcher(Api::all(client.clone()), any()).default_backoff());
-    let mut pods = pin!(watcher(Api::all(client), instances).default_backoff());
+    let mut triggers = pin!(watcher(Api::all(client.clone()), any()).backoff(backoff::watch()));
+    let mut functions = pin!(watcher(Api::all(client.clone()), any()).backoff(backoff::watch()));
+    let mut versions = pin!(watcher(Api::all(client.clone()), any()).backoff(backoff::watch()));
+    let mut aliases = pin!(watcher(Api::all(client.clone()), any()).backoff(backoff::watch()));
+    let mut pods = pin!(watcher(Api::all(client), instances).backoff(backoff::watch()));
     let mut known_triggers = Known::<HTTPTrigger>::default();
     let mut known_functions = Known::<Function>::default();
     let mut known_versions = Known::<FunctionVersion>::default();

@@ -172,6 +172,13 @@ impl Slots {
         pods.find_map(|pod| pod.trouble.clone())
     }
 
+    /// All that wait look again.
+    pub fn wake(&self) {
+        for slot in self.slots.values() {
+            slot.changed.notify_waiters();
+        }
+    }
+
     /// Takes in what a router used.
     pub fn usage(&mut self, usage: &Usage, now: Instant) {
         self.routers.insert(usage.router.clone(), now);

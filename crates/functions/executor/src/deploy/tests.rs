@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 
 use farplane_functions_types::wire::{FunctionKey, InstanceUsage};
-use farplane_functions_types::{Environment, Package};
+use farplane_functions_types::{Environment, Function, Package};
 use serde_json::json;
 
+use super::objects::Source;
 use super::*;
+use crate::pod::Platform;
 use crate::revision::{Parts, resolve};
 use crate::state::PodRef;
 

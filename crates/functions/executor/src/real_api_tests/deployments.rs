@@ -147,3 +147,35 @@ async fn an_image_of_a_user_is_called_at_its_own_port() {
     assert!(found.address.ends_with(":8888"), "{found:?}");
     executor.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
+async fn what_cannot_be_made_is_told_at_once_and_in_the_status() {
+    let (server, _cluster, executor) = scene(1).await;
+    let execution = json!({ "ExecutorType": "newdeploy", "MaxScale": 1 });
+    let strategy = json!({ "StrategyType": "execution", "ExecutionStrategy": execution });
+    // What we refuse, and what the API server refuses.
+    for (name, variable, word) in [
+        (
+            "ours",
+            json!({ "name": "LD_PRELOAD", "value": "x" }),
+            "LD_PRELOAD",
+        ),
+        ("theirs", json!({ "name": "a=b", "value": "x" }), "refused"),
+    ] {
+        let more = json!({ "InvokeStrategy": strategy.clone(), "env": [variable] });
+        let made = function(&server, name, more).await;
+        let (status, failure) = executor.instance(&made, &[]).await.unwrap_err();
+        assert_ne!(status, StatusCode::GATEWAY_TIMEOUT, "{failure:?}");
+        assert!(failure.reason.contains(word), "{failure:?}");
+        eventually("the status to say so", async || {
+            let status = server.api::<Function>().get(name).await.ok()?.status?;
+            let mut ready = status.conditions.iter().filter(|one| one.type_ == "Ready");
+            ready
+                .any(|one| one.status == "False" && one.message.contains(word))
+                .then_some(())
+        })
+        .await;
+    }
+    executor.end().await;
+}

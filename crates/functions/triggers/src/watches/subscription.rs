@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use farplane_control::backoff;
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use kube::api::{Api, DynamicObject};
@@ -121,7 +122,7 @@ pub(crate) async fn run(context: Context, plan: Plan, say: Say) {
     let api: Api<DynamicObject> =
         Api::namespaced_with(context.client.clone(), &plan.namespace, &plan.resource);
     let config = watcher::Config::default().labels(&plan.selector);
-    let events = watcher(api, config).default_backoff();
+    let events = watcher(api, config).backoff(backoff::watch());
     let mut events = std::pin::pin!(events);
     let mut known = Known::default();
     while let Some(event) = events.next().await {
