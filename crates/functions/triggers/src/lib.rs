@@ -123,7 +123,11 @@ async fn work(
         parts.spawn(named("invocations", queue));
         let pods = Api::<Pod>::namespaced(client.clone(), &context.settings.namespace);
         let own = context.settings.pod_name.clone();
-        let marked = async move { mark::keep(pods, "svc=controllers", &own).await };
+        let stop = stop.clone();
+        let marked = async move {
+            let mark = mark::keep(pods, "svc=controllers", &own);
+            stop.run_until_cancelled(mark).await;
+        };
         parts.spawn(named("mark of the leader", marked));
     }
     loop {

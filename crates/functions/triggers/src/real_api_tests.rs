@@ -3,12 +3,14 @@
 //! Ignored unless asked for, as it needs `etcd` and `kube-apiserver` in the directory that
 //! `FARPLANE_TEST_BIN` names.
 
-use farplane_functions_types::names::header;
 mod canaries;
 mod invocations;
 mod messages;
 mod versions;
 
+use std::time::Duration;
+
+use farplane_functions_types::names::header;
 use farplane_functions_types::{Function, KubernetesWatchTrigger, TimeTrigger};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, DeleteParams};
@@ -47,7 +49,8 @@ impl Process {
 
     async fn end(self) {
         self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        ended.expect("to end when told").unwrap().unwrap();
     }
 }
 
