@@ -12,6 +12,7 @@ mod merge;
 mod tests;
 
 use farplane_functions_types::names::{AUTH_KEYS_SECRET, FETCHER_ACCOUNT, annotation, label, port};
+use farplane_functions_types::wire::QUIET;
 use farplane_functions_types::{Environment, RawObject};
 use kube::ResourceExt as _;
 use serde_json::{Map, Value, json};
@@ -203,6 +204,7 @@ pub(crate) fn with_fetcher(
         return Err(Refused::new("runtime.image", "is empty"));
     }
     harden(&mut base);
+    linger(&mut base, spec.grace_seconds());
     merge(
         &mut base,
         platform_part(spec.grace_seconds(), platform, arguments),
@@ -222,7 +224,6 @@ fn runtime(environment: &Environment, platform: &Platform, name: &str) -> Value 
         "imagePullPolicy": platform.pull_policy,
         "ports": [{ "name": "http-env", "containerPort": port::RUNTIME }],
         "volumeMounts": shared_mounts(),
-        "lifecycle": linger(spec.grace_seconds()),
     });
     if !spec.resources.is_empty() {
         container["resources"] = spec.resources.0.clone();
@@ -239,12 +240,22 @@ fn shared_mounts() -> Vec<Value> {
     mounts
 }
 
-/// Calls that run when a Pod is deleted may end: nothing is told to stop before.
-fn linger(grace: i64) -> Value {
+/// Calls that run when a Pod is deleted may end: nothing is told to stop before the fetcher
+/// says that nobody calls, or the grace period is over.
+fn linger(spec: &mut Value, grace: i64) {
+    let containers = spec["containers"].as_array_mut();
+    for container in containers.into_iter().flatten() {
+        if container["lifecycle"]["preStop"].is_null() {
+            merge(container, json!({ "lifecycle": lifecycle(grace) }));
+        }
+    }
+}
+
+fn lifecycle(grace: i64) -> Value {
     if grace == 0 {
         return json!({});
     }
-    json!({ "preStop": { "sleep": { "seconds": grace } } })
+    json!({ "preStop": { "httpGet": { "path": QUIET, "port": port::FETCHER } } })
 }
 
 fn fetcher(grace: i64, platform: &Platform, arguments: &[String]) -> Value {
@@ -286,7 +297,7 @@ fn fetcher(grace: i64, platform: &Platform, arguments: &[String]) -> Value {
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "volumeMounts": mounts,
-        "lifecycle": linger(grace),
+        "lifecycle": lifecycle(grace),
     })
 }
 

@@ -4,6 +4,7 @@
 //! ([`archive_source`]) and placed ([`place`]), then [`references`] -> the runtime loads
 //! ([`load`]) -> its answer is ours. In Pods that build: `/fetch` brings a source, `/upload`
 //! takes a package to storage ([`upload`]).
+//! A Pod that ends is stopped when it is [`quiet`].
 //!
 //! Promises: a Pod is specialised once, whatever came of it, and says so after a restart of
 //! this process too; a specialisation goes on when the caller is gone; the function's own error
@@ -16,6 +17,7 @@ mod download;
 mod error;
 mod load;
 mod place;
+mod quiet;
 mod references;
 mod serve;
 mod settings;

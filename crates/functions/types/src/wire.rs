@@ -15,6 +15,9 @@ pub const INSTANCES: &str = "/farplane/v1/instances";
 pub const USAGE: &str = "/farplane/v1/usage";
 /// Path: executor asks a fetcher whether its Pod has code, [`FetcherState`].
 pub const FETCHER_STATE: &str = "/farplane/v1/state";
+/// Path: the kubelet asks a fetcher whether its Pod, which is to end, may be stopped; answered
+/// when no call runs there any more. Not signed: it only waits.
+pub const QUIET: &str = "/farplane/v1/quiet";
 /// Path: router hands over an asynchronous call, [`InvocationRequest`]; answered with 202 and
 /// [`InvocationReply`] once it is durable. Signed for [`crate::auth::Service::Invocations`].
 pub const INVOCATIONS: &str = "/farplane/v1/invocations";

@@ -77,13 +77,28 @@ fn a_pod_lingers_for_its_grace_period() {
     })));
     assert_eq!(spec["terminationGracePeriodSeconds"], 7);
     for container in spec["containers"].as_array().unwrap() {
-        assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 7);
+        let asked = &container["lifecycle"]["preStop"]["httpGet"];
+        assert_eq!(*asked, json!({ "path": QUIET, "port": 8000 }));
     }
     assert_eq!(
         spec["containers"][0]["resources"]["limits"]["memory"],
         "1Gi"
     );
     assert_eq!(spec["imagePullSecrets"], json!([{ "name": "pull" }]));
+}
+
+#[test]
+fn what_a_user_does_before_the_end_replaces_waiting() {
+    let own = json!({ "exec": { "command": ["/bye"] } });
+    let spec = spec(&environment(json!({ "version": 3, "runtime": {
+        "image": "i", "container": { "lifecycle": { "preStop": own } },
+        "podspec": { "containers": [{ "name": "beside", "image": "b" }] },
+    } })));
+    let before = |index: usize| spec["containers"][index]["lifecycle"]["preStop"].clone();
+    assert_eq!(before(0), own);
+    for index in 1..3 {
+        assert_eq!(before(index)["httpGet"]["path"], QUIET);
+    }
 }
 
 #[test]

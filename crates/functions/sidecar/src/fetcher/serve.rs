@@ -1,10 +1,11 @@
 //! The fetcher's requests, and its specialisation at the start.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use farplane_functions_types::wire::{
-    FETCHER_STATE, FetchRequest, SpecializeRequest, UploadRequest,
+    FETCHER_STATE, FetchRequest, QUIET, SpecializeRequest, UploadRequest,
 };
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
@@ -16,6 +17,7 @@ use super::api::Api;
 use super::archive_source::bring;
 use super::claim::Claims;
 use super::place::{Placement, place};
+use super::quiet::quiet;
 use super::settings::Settings;
 use super::{Error, load, references, upload};
 use crate::archive::name;
@@ -93,8 +95,9 @@ impl Fetcher {
             "/upload" if post => self.upload(request).await,
             FETCHER_STATE if get => self.state(request).await,
             "/wsevent/start" | "/wsevent/end" if get => self.event(request, &path).await,
+            QUIET if get => return self.quiet().await,
             "/specialize" | "/fetch" | "/upload" => return http::method_not_allowed("POST"),
-            FETCHER_STATE | "/wsevent/start" | "/wsevent/end" => {
+            FETCHER_STATE | QUIET | "/wsevent/start" | "/wsevent/end" => {
                 return http::method_not_allowed("GET");
             }
             _ => return http::failure(StatusCode::NOT_FOUND, COMPONENT, "there is no such path"),
@@ -107,6 +110,17 @@ impl Fetcher {
             None => http::empty(StatusCode::OK),
             Some(reason) => http::failure(StatusCode::SERVICE_UNAVAILABLE, COMPONENT, reason),
         }
+    }
+
+    /// Answers when the Pod may be stopped: at once when it never got code.
+    async fn quiet(&self) -> Reply {
+        let begun = self.claims().state().begun;
+        if begun {
+            let port = self.settings.runtime.port();
+            quiet(Path::new("/proc/self"), port).await;
+        }
+        tracing::info!(begun, "the Pod ends, and nobody calls it");
+        http::empty(StatusCode::OK)
     }
 
     async fn state(&self, request: Request<Incoming>) -> Result<Reply, BodyError> {
