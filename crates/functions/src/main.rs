@@ -104,6 +104,7 @@ async fn run_router(options: RouterOptions, shutdown: CancellationToken) -> Resu
             .map(|(username, password)| router::Credentials { username, password }),
         namespace: options.common.namespace,
         pod_name: options.common.pod_name,
+        traces: router::Traces::from_env().map_err(anyhow::Error::msg)?,
         secret,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };

@@ -30,6 +30,7 @@ mod settings;
 mod stall;
 mod state;
 mod status;
+mod trace;
 mod workers;
 mod world;
 
@@ -52,6 +53,7 @@ use serve::{Door, serve};
 pub use settings::{Error, Settings};
 use state::lock;
 use status::Board;
+pub use trace::Traces;
 use workers::Workers;
 pub use world::Event;
 
@@ -147,6 +149,10 @@ async fn serve_all(
         serving(internal, Door::Internal, &quiet),
     );
     done.cancel();
+    if let Some(traces) = router.settings.traces.clone() {
+        // Waits for the collector, on the runtime that it is told from.
+        _ = tokio::task::spawn_blocking(move || traces.end()).await;
+    }
     Ok(())
 }
 

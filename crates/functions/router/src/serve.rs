@@ -31,6 +31,7 @@ use crate::route::{Found, Matched};
 use crate::router::{Router, read};
 use crate::stall::Stalling;
 use crate::state::Refusal;
+use crate::trace;
 use crate::workers::Workers;
 
 /// How long a client may take to send a request's head.
@@ -377,13 +378,24 @@ async fn run(
     target: &Target,
     path: &str,
     is_async: bool,
-    request: Request<Sent>,
+    mut request: Request<Sent>,
     id: &str,
 ) -> Response<Body> {
     let began = Instant::now();
     let method = request.method().clone();
     let meta = target.slot.meta();
     let waiting = Gone { id, began };
+    // Of a call that another router passed on, that one has told.
+    let traces = router.settings.traces.as_ref();
+    let traced = traces.filter(|_| target.by != By::Router).map(|traces| {
+        let call = trace::Call {
+            method: &method,
+            route: path,
+            function: &meta.key,
+            id,
+        };
+        traces.begin(&call, request.headers_mut())
+    });
     let called = match is_async {
         true => hand_over(router, target, request, id).await,
         false => call_or_forward(router, target, request, id).await,
@@ -394,6 +406,9 @@ async fn run(
         Err(refusal) => (refused(id, refusal), began.elapsed(), false),
     };
     let status = response.status();
+    if let Some(traced) = traced {
+        traced.answered(status, cold.then_some(overhead));
+    }
     if target.by == By::Router {
         // The router that passed it on counts it.
         return response;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::login::Credentials;
+use crate::trace::Traces;
 
 /// What the router is told.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Settings {
     pub pod_name: String,
     /// Who may call routes; everybody when none.
     pub login: Option<Credentials>,
+    /// Where traces go; nowhere when none.
+    pub traces: Option<Traces>,
     /// The master secret.
     pub secret: Vec<u8>,
     /// Version that `/_version` tells.

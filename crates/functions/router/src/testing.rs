@@ -226,6 +226,7 @@ impl World {
         });
         let any = "127.0.0.1:0".parse().unwrap();
         let settings = Settings {
+            traces: None,
             public: any,
             internal: any,
             metrics: any,

@@ -15,6 +15,7 @@ pub async fn run(instance: &str, routes: usize) -> Result<()> {
     drop(any);
     let any = "127.0.0.1:0".parse()?;
     let settings = Settings {
+        traces: None,
         public,
         internal: any,
         metrics: any,
