@@ -235,7 +235,9 @@ async fn calls_outlive_the_process_and_results_reach_topics() {
     let (mut settings, caller) = with_store(&router, directory.path().into());
     settings.nats_url = Some(nats.url().replace("//", "//u:secret@"));
     let topic = json!({ "messageQueueType": "nats-jetstream", "topic": "done" });
-    let invocation = json!({ "onSuccess": { "topic": topic } });
+    // However long the first process tried in vain, the second one need not wait.
+    let retry = json!({ "backoffBase": "50ms", "backoffCap": "1s" });
+    let invocation = json!({ "retry": retry, "onSuccess": { "topic": topic } });
     server
         .create::<Function>("f", json!({ "invocation": invocation }))
         .await;
