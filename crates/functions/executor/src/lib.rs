@@ -33,6 +33,7 @@ mod services;
 mod settings;
 mod state;
 mod status;
+mod tenant_status;
 mod tenants;
 #[cfg(test)]
 mod testing;
@@ -174,6 +175,11 @@ async fn work(
     parts.spawn(named("upkeep", upkeep::run(engine.clone())));
     parts.spawn(named("provisioning", provision::run(engine.clone())));
     parts.spawn(named("statuses", status::run(engine.clone(), reported)));
+    let tenants = Watched::start(&engine.client, &mut watches);
+    parts.spawn(named(
+        "tenants",
+        tenant_status::run(engine.clone(), tenants),
+    ));
     parts.spawn(named("mark of the leader", keep_mark(engine.clone())));
     front.lead(Arc::new(Backends {
         pooled: Pooled(engine.clone()),

@@ -99,7 +99,7 @@ pub struct FunctionSpec {
     /// Offered to language models as a tool. Kept; not served yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<RawObject>,
-    /// Keyed state. Kept; only `sticky` is used.
+    /// Keyed state. Kept; nothing uses it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<RawObject>,
     /// Asynchronous calls.
@@ -222,7 +222,8 @@ pub struct PackageReference {
     /// Name.
     #[serde(default)]
     pub name: String,
-    /// Version of the package that clients saw; a change of it makes new instances.
+    /// Version of the package that clients saw. Kept for them: new instances follow from what
+    /// the package holds.
     #[serde(
         default,
         rename = "resourceversion",
@@ -258,8 +259,10 @@ pub struct InvokeStrategy {
         .message("TargetCPUPercent must be between 0 and 100")
 )]
 pub struct ExecutionStrategy {
-    /// `poolmgr` (default), `newdeploy` or `container`.
+    /// `poolmgr` (default), `newdeploy` or `container`. Clients in Go write what they leave out
+    /// as an empty text.
     #[serde(default, rename = "ExecutorType")]
+    #[schemars(extend("enum" = [""]))]
     pub executor_type: ExecutorType,
     /// Fewest instances; newdeploy and container.
     #[serde(default, rename = "MinScale", skip_serializing_if = "Option::is_none")]
