@@ -107,7 +107,7 @@ impl Traces {
                 KeyValue::new("faas.version", function.version.clone()),
                 KeyValue::new("k8s.namespace.name", function.namespace.clone()),
                 KeyValue::new(
-                    format!("http.request.header.{}", header::REQUEST_ID.to_lowercase()),
+                    format!("http.request.header.{}", header::REQUEST_ID),
                     (*id).to_owned(),
                 ),
             ]);
