@@ -71,6 +71,9 @@ pub struct RouterOptions {
     /// Where the platform's own parts call any function.
     #[arg(long, default_value = "0.0.0.0:8889")]
     pub internal: SocketAddr,
+    /// Port of the loopback interface for those who may forward a port to this Pod.
+    #[arg(long, default_value_t = 8890)]
+    pub forwarded: u16,
     /// Address of the executor.
     #[arg(long, env = "FARPLANE_EXECUTOR_URL")]
     pub executor_url: String,

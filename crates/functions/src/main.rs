@@ -95,6 +95,7 @@ async fn run_router(options: RouterOptions, shutdown: CancellationToken) -> Resu
     let settings = router::Settings {
         public: options.public,
         internal: options.internal,
+        forwarded: options.forwarded,
         metrics: options.common.metrics,
         executor_url: options.executor_url,
         queue_url: options.queue_url,

@@ -30,6 +30,31 @@ async fn the_public_door_leads_to_routes_only() {
 }
 
 #[tokio::test]
+async fn a_forwarded_port_leads_to_routes_and_to_any_function() {
+    let instance = Scripted::start().await;
+    let world = World::start(json!({}), &[&instance]).await;
+    let get = async |path: &str| {
+        let request = Request::get(path).body(Full::default()).unwrap();
+        send(world.forwarded, request).await
+    };
+    for path in ["/fission-function/f/a?b=c", "/f/a?b=c"] {
+        let (status, _, body) = get(path).await;
+        assert_eq!(status, 200);
+        assert!(body.contains("/a?b=c\n"), "{body}");
+    }
+    assert_eq!(get("/fission-function/g").await.0, 404);
+    assert_eq!(get("/elsewhere").await.0, 404);
+    // Nobody becomes another router by coming this way.
+    let request = Request::get("/fission-function/f").header("x-farplane-owner", "router");
+    let (status, ..) = send(world.forwarded, request.body(Full::default()).unwrap()).await;
+    assert_eq!(status, 401);
+    let (_, _, body) = get("/_version").await;
+    let version: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(version["Build"]["Version"], "v1.27.0");
+    assert!(version["ServerTime"]["CurrentTime"].is_string());
+}
+
+#[tokio::test]
 async fn the_internal_door_wants_a_signature() {
     let instance = Scripted::start().await;
     let world = World::start(json!({}), &[&instance]).await;

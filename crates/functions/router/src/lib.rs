@@ -15,6 +15,7 @@ mod cors;
 mod executor;
 mod forward;
 mod functions;
+mod internal;
 mod login;
 mod metrics;
 mod owner;
@@ -34,7 +35,7 @@ mod trace;
 mod workers;
 mod world;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ async fn serve_all(
     let executor = Executor::new(&settings.executor_url, &settings.secret)?;
     let public = listen(settings.public).await?;
     let internal = listen(settings.internal).await?;
+    let forwarded = listen((Ipv4Addr::LOCALHOST, settings.forwarded).into()).await?;
     let metrics = listen(settings.metrics).await?;
     let queue = Queue::new(&settings.queue_url, &settings.secret)?;
     let router = Router::new(settings, executor, queue);
@@ -147,6 +149,7 @@ async fn serve_all(
     tokio::join!(
         serving(public, Door::Public, &quiet),
         serving(internal, Door::Internal, &quiet),
+        serving(forwarded, Door::Forwarded, &quiet),
     );
     done.cancel();
     if let Some(traces) = router.settings.traces.clone() {

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+/// Beginning of the paths of functions by their names.
+pub(crate) const FUNCTIONS: &str = "/fission-function/";
+
 /// What is left of a path as it was sent, below a prefix of the decoded one.
 pub(crate) fn below<'a>(sent: &'a str, prefix: &str) -> &'a str {
     // Slashes are never decoded, so both have the same.
@@ -43,7 +46,7 @@ pub fn internal(
     path: &str,
     known: impl Fn(&str, &str) -> bool,
 ) -> Option<(String, String, String, String)> {
-    let rest = path.strip_prefix("/fission-function/")?;
+    let rest = path.strip_prefix(FUNCTIONS)?;
     let (first, tail) = rest.split_once('/').unwrap_or((rest, ""));
     let split = |word: &str| match word.split_once(':') {
         Some((name, label)) => (name.to_owned(), label.to_owned()),

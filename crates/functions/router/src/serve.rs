@@ -7,9 +7,8 @@ use std::time::Duration;
 use farplane_functions_types::auth;
 use farplane_functions_types::names::header;
 use http::header::{CONNECTION, HOST, HeaderValue, ORIGIN, VARY, WWW_AUTHENTICATE};
-use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +22,7 @@ use crate::answers::{json, refused, request_id, text};
 use crate::body::{Body, Sent};
 use crate::cors;
 use crate::forward::{self, Forwarded};
+use crate::internal::{Caller, internal};
 use crate::login::{self, Login};
 use crate::path;
 use crate::proxy::{self, Answered, By, Client, Target};
@@ -38,10 +38,10 @@ use crate::workers::Workers;
 const HEAD: Duration = Duration::from_secs(60);
 /// Bytes of a request's head. Headers are 100 at most, which is hyper's own limit.
 const MAX_HEAD: usize = 64 << 10;
-/// Largest body of an internal call, in bytes.
-const MAX_INTERNAL_BODY: usize = 16 << 20;
 /// How long calls may run on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(80);
+/// Release of Fission whose contract this is; its command compares it with its own.
+const CONTRACT: &str = "v1.27.0";
 const OWN_PATHS: [&str; 3] = ["/router-healthz", "/readyz", "/_version"];
 
 /// Which listener a request came by.
@@ -51,6 +51,9 @@ pub enum Door {
     Public,
     /// Parts of the platform.
     Internal,
+    /// Whoever may forward a port to this Pod: routes, and any function by its name. On the
+    /// loopback interface only.
+    Forwarded,
     /// Probes and metrics.
     Metrics,
 }
@@ -146,7 +149,14 @@ async fn connection(
 async fn answer(router: &Router, door: Door, request: Request<Incoming>) -> Response<Body> {
     match door {
         Door::Public => public(router, request).await,
-        Door::Internal => internal(router, request).await,
+        Door::Internal | Door::Forwarded if OWN_PATHS.contains(&request.uri().path()) => {
+            own(router, request.uri().path())
+        }
+        Door::Internal => internal(router, Caller::Unknown, request).await,
+        Door::Forwarded if request.uri().path().starts_with(path::FUNCTIONS) => {
+            internal(router, Caller::Forwarded, request).await
+        }
+        Door::Forwarded => public(router, request).await,
         Door::Metrics => probes(router, request.uri().path()),
     }
 }
@@ -220,104 +230,15 @@ fn own(router: &Router, path: &str) -> Response<Body> {
     match path {
         "/_version" => {
             let version = serde_json::json!({
-                "GitVersion": format!("v{}", router.settings.version),
-                "Version": router.settings.version,
-                "platform": "farplane",
+                "Build": { "Version": CONTRACT, "GitCommit": "", "BuildDate": "" },
+                "ServerTime": { "Timezone": "UTC", "CurrentTime": time() },
+                "farplane": { "version": router.settings.version },
             });
             json(StatusCode::OK, &version)
         }
         "/readyz" if !router.is_ready() => probes(router, path),
         _ => text(StatusCode::OK, ""),
     }
-}
-
-async fn internal(router: &Router, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    if OWN_PATHS.contains(&path.as_str()) {
-        return own(router, &path);
-    }
-    let id = request_id(&request);
-    let by = match request.headers().contains_key(header::OWNER) {
-        true => By::Router,
-        false => By::Platform,
-    };
-    let request = if by == By::Router {
-        let admitted = forward::admitted(&router.internal_key, &request);
-        admitted.map(|()| request.map(Sent::Client))
-    } else {
-        admitted(router, request).await
-    };
-    // A router that passed it on serves it itself then, where it can.
-    let marked = |response| match by {
-        By::Router => forward::refused(response),
-        By::Route | By::Platform => response,
-    };
-    let request = match request {
-        Ok(request) => request,
-        Err(refusal) => return marked(refused(&id, refusal)),
-    };
-    let line = request
-        .uri()
-        .path_and_query()
-        .map_or("/", PathAndQuery::as_str);
-    if let Some(rest) = line.strip_prefix(queue::DEAD).map(str::to_owned) {
-        let (parts, body) = request.into_parts();
-        let answer = router.queue.dead(parts.method, &rest, body).await;
-        return answer.unwrap_or_else(|refusal| refused(&id, refusal));
-    }
-    let known = |namespace: &str, name: &str| router.labelled(namespace, name, "").is_ok();
-    let missing = |reason: String| {
-        let mut response = refused(&id, Refusal::new(StatusCode::NOT_FOUND, reason));
-        let miss = HeaderValue::from_static("true");
-        response.headers_mut().insert(header::ROUTE_MISS, miss);
-        marked(response)
-    };
-    let Some((namespace, name, label, path)) = path::internal(&path, known) else {
-        return missing(format!("no function is at {path}"));
-    };
-    let slot = match router.labelled(&namespace, &name, &label) {
-        Ok(slot) => slot,
-        Err(error) => return missing(error.to_string()),
-    };
-    let target = Target {
-        slot,
-        path,
-        variables: Vec::new(),
-        by,
-    };
-    let is_async = by != By::Router && queue::is_wanted(request.headers());
-    run(router, &target, "", is_async, request, &id).await
-}
-
-/// Internal calls are signed, over their body too: it is read whole before it is passed on.
-async fn admitted(router: &Router, request: Request<Incoming>) -> Result<Request<Sent>, Refusal> {
-    // Before a byte of the body is kept for somebody without a signature.
-    router
-        .internal_key
-        .fresh(request.headers(), auth::now())
-        .map_err(|refusal| Refusal::new(StatusCode::UNAUTHORIZED, refusal.to_string()))?;
-    let (parts, body) = request.into_parts();
-    let read = Limited::new(body, MAX_INTERNAL_BODY).collect().await;
-    let body = read
-        .map_err(|_| {
-            Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body broke off or is too large",
-            )
-        })?
-        .to_bytes();
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    router
-        .internal_key
-        .verify(
-            parts.method.as_str(),
-            target,
-            &body,
-            &parts.headers,
-            auth::now(),
-        )
-        .map_err(|refusal| Refusal::new(StatusCode::UNAUTHORIZED, refusal.to_string()))?;
-    Ok(Request::from_parts(parts, Sent::Whole(Full::new(body))))
 }
 
 async fn log_in(login: &Login, request: Request<Incoming>) -> Response<Body> {
@@ -373,7 +294,8 @@ async fn call(router: &Router, matched: Matched, mut request: Request<Incoming>)
     run(router, &target, &route.path, is_async, request, &id).await
 }
 
-async fn run(
+/// Calls a function, or hands the call to the queue; counts and traces it.
+pub async fn run(
     router: &Router,
     target: &Target,
     path: &str,
@@ -476,6 +398,10 @@ impl Drop for Gone<'_> {
         let waited = self.began.elapsed();
         tracing::info!(status = 499, id = self.id, ?waited, "the client is gone");
     }
+}
+
+fn time() -> String {
+    k8s_openapi::jiff::Timestamp::now().to_string()
 }
 
 fn host<B>(request: &Request<B>) -> String {

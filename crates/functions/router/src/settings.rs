@@ -12,6 +12,9 @@ pub struct Settings {
     pub public: SocketAddr,
     /// Where the platform's own parts call any function.
     pub internal: SocketAddr,
+    /// Port of the loopback interface where those call any function who may forward a port to
+    /// this Pod.
+    pub forwarded: u16,
     /// Where metrics and probes are told.
     pub metrics: SocketAddr,
     /// Address of the executor, `http://...`.

@@ -186,6 +186,7 @@ pub(crate) struct World {
     pub(crate) router: Arc<Router>,
     pub(crate) public: SocketAddr,
     pub(crate) internal: SocketAddr,
+    pub(crate) forwarded: SocketAddr,
     pub(crate) executor: Arc<Script>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -229,6 +230,7 @@ impl World {
             traces: None,
             public: any,
             internal: any,
+            forwarded: 0,
             metrics: any,
             queue_url: executor_url.clone(),
             executor_url,
@@ -256,13 +258,13 @@ impl World {
             ));
             address
         };
-        let (public, internal) = (open(Door::Public).await, open(Door::Internal).await);
         let world = Self {
-            public,
-            internal,
+            public: open(Door::Public).await,
+            internal: open(Door::Internal).await,
+            forwarded: open(Door::Forwarded).await,
             executor,
-            shutdown,
-            router,
+            shutdown: shutdown.clone(),
+            router: router.clone(),
         };
         world.function(1, spec);
         world.trigger(

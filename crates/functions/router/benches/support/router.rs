@@ -18,6 +18,7 @@ pub async fn run(instance: &str, routes: usize) -> Result<()> {
         traces: None,
         public,
         internal: any,
+        forwarded: 0,
         metrics: any,
         // Nobody is there: warm calls do not need the executor.
         executor_url: "http://127.0.0.1:9".to_owned(),
