@@ -18,8 +18,8 @@ use crate::{Own, build};
 /// Name of the hub that the scenarios make and purge; no person's hub is touched.
 const HUB: &str = "e2e";
 
-/// Component of a broker.
-const NATS: &str = "nats";
+/// Components that only tests need: a broker, and Fission's command.
+const TOOLS: [&str; 2] = ["nats", "fission"];
 /// Packages with tests that need the built etcd and API server.
 const ON_REAL_API: &[&str] = &[
     "farplane-gateway",
@@ -42,7 +42,7 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
     build(root, &cache, None, &Own::default())?;
     let dist = root.join("dist");
     if only.is_none() {
-        let programs = with_brokers(root, &cache, &dist.join("bin"))?;
+        let programs = tools(root, &cache, Some(&dist.join("bin")))?;
         progress::line("test", "tests on real etcd and API server");
         let packages = ON_REAL_API.iter().flat_map(|name| ["--package", name]);
         let names: Vec<&str> = ["test"].into_iter().chain(packages).collect();
@@ -56,19 +56,22 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
         cargo(root, &names, &[("FARPLANE_DIST", &dist)])?;
     }
     progress::line("test", "scenarios, end to end");
-    let path = dist.display().to_string();
+    let tools = tools(root, &cache, None)?;
+    let (path, other) = (dist.display().to_string(), tools.display().to_string());
     let mut scenarios = vec!["run", "--quiet", "--package", "farplane-e2e", "--"];
-    scenarios.extend(["--dist", &path, "--hub", HUB]);
+    scenarios.extend(["--dist", &path, "--tools", &other, "--hub", HUB]);
     scenarios.extend(only.iter().flat_map(|text| ["--only", text]));
-    cargo(root, &scenarios, &[])
+    let tested = cargo(root, &scenarios, &[]);
+    crate::cache::remove(&tools)?;
+    tested
 }
 
-/// A folder with the built programs and, beside them, the brokers that only tests need.
-fn with_brokers(root: &Path, cache: &Cache, programs: &Path) -> Result<PathBuf> {
-    let names = [NATS.to_owned()];
-    let built = components::build(root, cache, None, &names)?;
+/// A folder with programs that only tests need and, beside them, the built ones.
+fn tools(root: &Path, cache: &Cache, programs: Option<&Path>) -> Result<PathBuf> {
+    let built = components::build(root, cache, None, &TOOLS.map(str::to_owned))?;
     let work = cache.work("test-programs")?;
-    for folder in [programs.to_owned(), built[NATS].bin()] {
+    let folders = TOOLS.map(|name| built[name].bin());
+    for folder in folders.into_iter().chain(programs.map(Path::to_owned)) {
         let entries =
             fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
         for entry in entries {

@@ -25,6 +25,9 @@ struct Arguments {
     /// Folder with `bin/`, `images/` and `artifacts/`.
     #[arg(long, default_value = "dist")]
     dist: PathBuf,
+    /// Folder with programs of other projects that scenarios drive: `fission`.
+    #[arg(long)]
+    tools: Option<PathBuf>,
     /// Name of the hub that the scenarios make and purge.
     #[arg(long, default_value = "e2e")]
     hub: String,
@@ -54,7 +57,8 @@ fn main() -> ExitCode {
         return shifted(seconds, command);
     }
     let outage = Duration::from_secs(arguments.outage);
-    let world = match world::World::new(&arguments.dist, &arguments.hub, outage) {
+    let tools = arguments.tools.as_deref();
+    let world = match world::World::new(&arguments.dist, tools, &arguments.hub, outage) {
         Ok(world) => world,
         Err(error) => {
             eprintln!("e2e: {error:#}");

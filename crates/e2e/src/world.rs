@@ -32,6 +32,8 @@ pub struct World {
     kubectl: PathBuf,
     /// Folder with the built parts.
     pub dist: PathBuf,
+    /// Folder with programs of other projects that only scenarios need.
+    pub tools: Option<PathBuf>,
     /// Name of the hub.
     pub hub: String,
     /// How long the hub is to be away where a scenario takes it away.
@@ -44,7 +46,7 @@ pub struct World {
 
 impl World {
     /// Finds the programs and looks at the machine.
-    pub fn new(dist: &Path, hub: &str, outage: Duration) -> Result<Self> {
+    pub fn new(dist: &Path, tools: Option<&Path>, hub: &str, outage: Duration) -> Result<Self> {
         let dist = dist
             .canonicalize()
             .with_context(|| format!("find {}; run `make build` first", dist.display()))?;
@@ -54,12 +56,20 @@ impl World {
             farplane: dist.join("bin/farplane"),
             kubectl: dist.join("bin/kubectl"),
             dist,
+            tools: tools.map(Path::to_path_buf),
             hub: hub.to_owned(),
             outage,
             before,
             folder,
             hub_kubeconfig: OnceLock::new(),
         })
+    }
+
+    /// A program of another project that only scenarios need.
+    pub fn tool(&self, name: &str) -> Result<PathBuf> {
+        let tools = self.tools.as_ref();
+        let tools = tools.context("find the tools; give their folder with --tools")?;
+        Ok(tools.join(name))
     }
 
     /// A path for a scenario's own file.

@@ -103,9 +103,10 @@ pub fn all() -> Vec<Scenario> {
             "functions_are_built_with_their_dependencies",
             functions::builds::dependency,
         ),
+        scenario("functions_work_as_the_guide_says", functions::guide::own),
         scenario(
-            "functions_work_as_the_guide_says",
-            functions::guide::followed,
+            "functions_and_fissions_own_command_work_as_the_guide_says",
+            functions::guide::fission,
         ),
         scenario("functions_are_called_later", functions::triggers::later),
         scenario(

@@ -1,4 +1,4 @@
-//! `docs/guides/functions.md`, followed line by line.
+//! Guides, followed line by line.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::run::pause;
 use crate::world::World;
 
-const GUIDE: &str = include_str!("../../../../../docs/guides/functions.md");
+const OWN: &str = include_str!("../../../../../docs/guides/functions.md");
+const FISSION: &str = include_str!("../../../../../docs/guides/fission.md");
 /// Longest run of one line: a build of a compiled language on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -40,9 +41,23 @@ fn steps(guide: &str) -> Vec<Step<'_>> {
     steps
 }
 
-/// Every command of the guide works, and says what the guide says.
-pub fn followed(world: &World) -> Result<()> {
-    let folder = world.file("guide");
+/// `docs/guides/functions.md`.
+pub fn own(world: &World) -> Result<()> {
+    // The guide begins with a cluster without functions.
+    super::farplane_raw(world, &["fn", "delete", "hello", "--yes"])?;
+    followed(world, "guide", OWN)
+}
+
+/// `docs/guides/fission.md`, with the command of the Fission project.
+pub fn fission(world: &World) -> Result<()> {
+    let program = world.tool("fission")?;
+    ensure!(program.is_file(), "no {}", program.display());
+    followed(world, "guide-of-fission", FISSION)
+}
+
+/// Every command of a guide works, and says what the guide says.
+fn followed(world: &World, folder: &str, guide: &str) -> Result<()> {
+    let folder = world.file(folder);
     std::fs::create_dir_all(&folder).context("make a folder")?;
     let root = world.dist.parent().context("find the clone")?;
     for name in ["environments", "dist"] {
@@ -50,11 +65,13 @@ pub fn followed(world: &World) -> Result<()> {
         std::os::unix::fs::symlink(&from, &to)
             .with_context(|| format!("link {}", from.display()))?;
     }
-    // The guide begins with a cluster without functions.
-    super::farplane_raw(world, &["fn", "delete", "hello", "--yes"])?;
     let path = std::env::var("PATH").unwrap_or_default();
+    let mut programs = format!("{}/bin", world.dist.display());
+    if let Some(tools) = &world.tools {
+        programs = format!("{programs}:{}", tools.display());
+    }
     let hub = format!("/var/lib/farplane-hub/{}/admin.kubeconfig", world.hub);
-    let steps = steps(GUIDE);
+    let steps = steps(guide);
     ensure!(steps.len() > 30, "the guide has {} commands", steps.len());
     for Step { command, answers } in steps {
         let log = folder.join("answer");
@@ -63,9 +80,11 @@ pub fn followed(world: &World) -> Result<()> {
         let mut child = Command::new("sh")
             .args(["-c", command])
             .current_dir(&folder)
-            .env("PATH", format!("{}/bin:{path}", world.dist.display()))
+            .env("PATH", format!("{programs}:{path}"))
             .env("FARPLANE_KUBECONFIG", &hub)
-            .env("KUBECONFIG", "functions.kubeconfig")
+            // What a guide exports is gone with its line.
+            .env("KUBECONFIG", folder.join("functions.kubeconfig"))
+            .env("FISSION_NAMESPACE", super::PLATFORM)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
