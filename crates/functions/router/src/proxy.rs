@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use farplane_functions_types::names::header;
 use http::header::{
-    CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -21,7 +22,21 @@ use crate::pool::Link;
 use crate::state::{Meta, Place, Refusal, Slot};
 
 /// Every proxy adds whom it got the request from.
-const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
+const FULL_URL: HeaderName = HeaderName::from_static(header::FULL_URL);
+/// Between two neighbours only, like those that `connection` names.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 /// Beginning of the headers with signatures between parts of the platform.
 const SIGNATURES: &str = "x-fission-auth-";
 /// Times that a call looks for another instance when it could not be sent.
@@ -204,25 +219,21 @@ pub(crate) fn prepare(
     for name in own {
         headers.remove(name);
     }
-    let mut set = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    set(header::FUNCTION_UID, &meta.key.uid);
-    set(header::FUNCTION_NAME, &meta.key.name);
-    set(header::FUNCTION_NAMESPACE, &meta.key.namespace);
-    set(header::FUNCTION_RESOURCE_VERSION, &meta.resource_version);
-    set(header::REQUEST_ID, id);
+    for (name, value) in &meta.headers {
+        headers.insert(name, value.clone());
+    }
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
     if target.by == By::Router {
         return Ok(Request::from_parts(parts, body));
     }
     // Of an asynchronous call, the queue knows what the client wrote.
-    if target.by == By::Route || !headers.contains_key(header::FULL_URL) {
-        headers.insert(header::FULL_URL, full);
+    if target.by == By::Route || !headers.contains_key(FULL_URL) {
+        headers.insert(FULL_URL, full);
     }
     if let Some(host) = headers.get(HOST).cloned() {
-        headers.entry("x-forwarded-host").or_insert(host);
+        headers.entry(FORWARDED_HOST).or_insert(host);
     }
     if let Some(Client(address)) = parts.extensions.get() {
         let hop = forwarded(*address, headers.get(HOST));
@@ -273,18 +284,9 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     for name in named {
         headers.remove(name);
     }
-    for name in [
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-    ] {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    for name in [TE, TRAILER, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
-    headers.remove(CONNECTION);
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     } else {

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use farplane_functions_types::function::Streaming;
+use farplane_functions_types::names::header;
 use farplane_functions_types::wire::{
     Failure, FunctionKey, Instance, InstanceRequest, InstanceUsage,
 };
 use farplane_functions_types::{ExecutorType, Function, FunctionSpec, FunctionVersion};
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use kube::ResourceExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -35,8 +36,8 @@ const FAILED_PAUSE: Duration = Duration::from_secs(1);
 pub struct Meta {
     /// The function and its state.
     pub key: FunctionKey,
-    /// Told to the function in a header.
-    pub resource_version: String,
+    /// Tell the function who it is.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Longest call.
     pub timeout: Duration,
     /// Longest specialisation.
@@ -87,10 +88,10 @@ impl Meta {
             .unwrap_or(1)
             .max(1);
         Self {
+            headers: headers(&key, &resource_version.unwrap_or_default()),
             key,
             // A Deployment does not replace an instance that was used.
             once: pooled && spec.once_only,
-            resource_version: resource_version.unwrap_or_default(),
             timeout: Duration::from_secs(spec.timeout_seconds()),
             specialisation: Duration::from_secs(spec.specialization_seconds()),
             streaming: spec.streaming.clone(),
@@ -106,6 +107,20 @@ impl Meta {
             },
         }
     }
+}
+
+fn headers(key: &FunctionKey, resource_version: &str) -> Vec<(HeaderName, HeaderValue)> {
+    let told = [
+        (header::FUNCTION_UID, key.uid.as_str()),
+        (header::FUNCTION_NAME, &key.name),
+        (header::FUNCTION_NAMESPACE, &key.namespace),
+        (header::FUNCTION_RESOURCE_VERSION, resource_version),
+    ];
+    let told = told.into_iter().filter_map(|(name, value)| {
+        let value = HeaderValue::from_str(value).ok()?;
+        Some((HeaderName::from_static(name), value))
+    });
+    told.collect()
 }
 
 /// Why a call has no place.
