@@ -281,6 +281,8 @@ fn fetcher(grace: i64, platform: &Platform, arguments: &[String]) -> Value {
         "readinessProbe": {
             "httpGet": { "path": "/readiness-healthz", "port": port::FETCHER },
             "periodSeconds": 1,
+            // It answers when the code has been loaded, or did not.
+            "timeoutSeconds": 10,
             "failureThreshold": 30,
         },
         "resources": {

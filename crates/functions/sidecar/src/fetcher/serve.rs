@@ -10,7 +10,8 @@ use farplane_functions_types::wire::{
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
@@ -24,6 +25,8 @@ use crate::archive::name;
 use crate::http::{self, BodyError, Reply};
 
 const COMPONENT: &str = "fetcher";
+/// How long a probe is held; it is given up after 10 s.
+const HOLD: Duration = Duration::from_secs(8);
 /// Longest pause between attempts to specialise at the start.
 const STARTUP_PAUSE: Duration = Duration::from_secs(30);
 
@@ -56,20 +59,30 @@ struct Fetcher {
     settings: Settings,
     api: Api,
     claims: Mutex<Claims>,
-    /// Why the Pod is not ready; none when it is.
-    waiting: Mutex<Option<String>>,
+    /// Whether calls may come.
+    readiness: watch::Sender<Readiness>,
+}
+
+/// Whether calls may come.
+#[derive(Clone, Debug)]
+enum Readiness {
+    Ready,
+    /// The code is on its way for the first time.
+    Loading,
+    /// It did not load; it is tried again.
+    Failed(String),
 }
 
 impl Fetcher {
     fn new(settings: Settings, client: Option<kube::Client>) -> Self {
-        let waiting = settings
-            .startup
-            .as_ref()
-            .map(|_| "not loaded yet".to_owned());
+        let readiness = match settings.startup {
+            Some(_) => Readiness::Loading,
+            None => Readiness::Ready,
+        };
         Self {
             api: Api::new(&settings.namespace, client),
             claims: Mutex::new(Claims::of(&settings.shared)),
-            waiting: Mutex::new(waiting),
+            readiness: watch::Sender::new(readiness),
             settings,
         }
     }
@@ -78,17 +91,13 @@ impl Fetcher {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let post = request.method() == Method::POST;
         let get = request.method() == Method::GET;
         let path = request.uri().path().to_owned();
         let reply = match path.as_str() {
             "/healthz" => return http::empty(StatusCode::OK),
-            "/readiness-healthz" => return self.readiness(),
+            "/readiness-healthz" => return self.readiness().await,
             "/version" => return http::version(),
             "/specialize" if post => self.specialize(request).await,
             "/fetch" if post => self.fetch(request).await,
@@ -105,11 +114,21 @@ impl Fetcher {
         reply.unwrap_or_else(|error| error.reply(COMPONENT))
     }
 
-    fn readiness(&self) -> Reply {
-        match self.waiting().clone() {
-            None => http::empty(StatusCode::OK),
-            Some(reason) => http::failure(StatusCode::SERVICE_UNAVAILABLE, COMPONENT, reason),
-        }
+    /// Code that is loading for the first time is waited for: a probe that fails is repeated a
+    /// second later, and most code loads sooner.
+    async fn readiness(&self) -> Reply {
+        let mut seen = self.readiness.subscribe();
+        let settled = seen.wait_for(|now| !matches!(now, Readiness::Loading));
+        let now = match timeout(HOLD, settled).await {
+            Ok(Ok(now)) => now.clone(),
+            _ => Readiness::Loading,
+        };
+        let reason = match now {
+            Readiness::Ready => return http::empty(StatusCode::OK),
+            Readiness::Loading => "not loaded yet".to_owned(),
+            Readiness::Failed(reason) => reason,
+        };
+        http::failure(StatusCode::SERVICE_UNAVAILABLE, COMPONENT, reason)
     }
 
     /// Answers when the Pod may be stopped: at once when it never got code.
@@ -235,13 +254,14 @@ impl Fetcher {
                 }
                 Err(error) => {
                     tracing::error!(%error, component = error.component(), "not loaded");
-                    *self.waiting() = Some(error.to_string());
+                    let failed = Readiness::Failed(error.to_string());
+                    self.readiness.send_replace(failed);
                 }
             }
             sleep(pause).await;
             pause = (pause * 2).min(STARTUP_PAUSE);
         }
-        *self.waiting() = None;
+        self.readiness.send_replace(Readiness::Ready);
     }
 }
 
