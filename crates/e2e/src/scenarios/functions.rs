@@ -5,6 +5,7 @@ pub mod executors;
 pub mod guide;
 pub mod load;
 pub mod triggers;
+pub mod troubles;
 
 use std::time::Duration;
 

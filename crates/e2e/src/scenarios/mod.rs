@@ -76,6 +76,22 @@ pub fn all() -> Vec<Scenario> {
         scenario("functions_in_nodejs_answer", functions::nodejs),
         scenario("functions_that_do_not_load_say_why", functions::broken),
         scenario(
+            "functions_that_fail_say_how",
+            functions::troubles::code_that_fails,
+        ),
+        scenario(
+            "functions_without_an_image_say_so",
+            functions::troubles::image_that_is_not_there,
+        ),
+        scenario(
+            "functions_that_cannot_be_built_tell_the_log",
+            functions::troubles::build_that_fails,
+        ),
+        scenario(
+            "functions_that_are_deleted_finish_their_calls",
+            functions::troubles::deleted_while_it_serves,
+        ),
+        scenario(
             "functions_have_no_token_of_the_cluster",
             functions::no_token,
         ),
