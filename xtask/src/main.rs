@@ -19,6 +19,7 @@ mod images;
 mod machine;
 mod oci;
 mod progress;
+mod rabbit;
 mod recipe;
 mod registry;
 mod roots;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::Cache;
 use crate::components;
 use crate::progress;
+use crate::rabbit;
 use crate::{Own, build};
 
 /// Name of the hub that the scenarios make and purge; no person's hub is touched.
@@ -46,8 +47,7 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
         progress::line("test", "tests on real etcd and API server");
         let packages = ON_REAL_API.iter().flat_map(|name| ["--package", name]);
         let names: Vec<&str> = ["test"].into_iter().chain(packages).collect();
-        // RabbitMQ is Debian's, and not for every machine that runs the tests.
-        let names = [names.as_slice(), &["--", "--ignored", "--skip", "rabbit"]].concat();
+        let names = [names.as_slice(), &["--", "--ignored"]].concat();
         let tested = cargo(root, &names, &[("FARPLANE_TEST_BIN", &programs)]);
         crate::cache::remove(&programs)?;
         tested?;
@@ -71,7 +71,10 @@ fn tools(root: &Path, cache: &Cache, programs: Option<&Path>) -> Result<PathBuf>
     let built = components::build(root, cache, None, &TOOLS.map(str::to_owned))?;
     let work = cache.work("test-programs")?;
     let folders = TOOLS.map(|name| built[name].bin());
-    for folder in folders.into_iter().chain(programs.map(Path::to_owned)) {
+    // Scenarios need none.
+    let rabbit = programs.map(|_| rabbit::unpack(cache)).transpose()?;
+    let programs = programs.map(Path::to_owned);
+    for folder in folders.into_iter().chain(rabbit).chain(programs) {
         let entries =
             fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
         for entry in entries {

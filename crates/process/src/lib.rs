@@ -10,6 +10,11 @@ use tracing_subscriber::EnvFilter;
 /// Logs to stderr, by `RUST_LOG`: lines for people on a terminal, JSON for machines otherwise.
 pub fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // It tells the bodies of messages that come back, which are users' own.
+    let filter = match "lapin=error".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -7,12 +7,13 @@
 //! is killed. Calls at the same time are bounded, and no more messages are taken than that: a
 //! slow function makes its queue wait, not us.
 //!
-//! Brokers: [`nats`]. The word of `messageQueueType` decides.
+//! Brokers: [`nats`] and [`rabbit`]. The word of `messageQueueType` decides.
 
 mod broker;
 mod delivery;
 pub(crate) mod nats;
 mod plan;
+mod rabbit;
 mod subscription;
 
 use farplane_functions_types::MessageQueueTrigger;

@@ -6,6 +6,7 @@
 mod canaries;
 mod invocations;
 mod messages;
+mod rabbit;
 mod versions;
 
 use std::time::Duration;

@@ -45,6 +45,11 @@ sys.exit(1 if failures or min(counts) < 10 else 0)
 /// Runs `work` while a Pod of the cluster calls a function all the time; no call may fail, and
 /// the instance that served before serves after.
 fn under_load(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    world.eventually("instances of a function of before are gone", MINUTE, || {
+        let left = instances(world)?;
+        ensure!(left.is_empty(), "there are {left:?}");
+        Ok(())
+    })?;
     let path = code(world, "steady.py", "def main():\n    return 'steady'\n")?;
     let create = ["fn", "create", "steady", "--env", "python", "--code", &path];
     let limits = ["--concurrency", "1", "--requests-per-pod", "50"];
@@ -104,18 +109,23 @@ spec:
     Ok(())
 }
 
-/// UID of the function's only instance; those of a function of before are still ending.
-fn instance(world: &World) -> Result<String> {
+/// UIDs of the function's instances, without those that end.
+fn instances(world: &World) -> Result<Vec<String>> {
     let pods = world.get(&["pods", "-l", "functionName=steady"])?;
     let items = pods["items"].as_array().cloned().unwrap_or_default();
     let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
-    let uids: Vec<&str> = items
+    let uids = items
         .iter()
         .filter(stays)
-        .filter_map(|pod| pod["metadata"]["uid"].as_str())
-        .collect();
+        .filter_map(|pod| pod["metadata"]["uid"].as_str());
+    Ok(uids.map(str::to_owned).collect())
+}
+
+/// UID of the function's only instance.
+fn instance(world: &World) -> Result<String> {
+    let mut uids = instances(world)?;
     ensure!(uids.len() == 1, "it has {} instances: {uids:?}", uids.len());
-    Ok(uids[0].to_owned())
+    Ok(uids.remove(0))
 }
 
 /// Every process of the platform is replaced, as by an upgrade.

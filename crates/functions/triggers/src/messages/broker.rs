@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::messages::nats;
+use crate::messages::{nats, rabbit};
 
 /// Why a broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub(crate) enum BrokerError {
     /// What the trigger names is not there.
     #[error("{0}")]
     Missing(String),
+    /// What the trigger or its Secret says makes no sense.
+    #[error("{0}")]
+    Invalid(String),
     /// Credentials.
     #[error("cannot use Secret {secret}: {reason}")]
     Secret { secret: String, reason: String },
@@ -26,7 +29,8 @@ pub(crate) enum BrokerError {
 /// A connection to a broker.
 #[derive(Clone)]
 pub(crate) enum Broker {
-    Nats(nats::Connection),
+    Nats(Box<nats::Connection>),
+    Rabbit(rabbit::Connection),
 }
 
 impl Broker {
@@ -39,6 +43,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         match self {
             Self::Nats(connection) => connection.publish(topic, &headers, body).await,
+            Self::Rabbit(connection) => connection.publish(topic, &headers, body).await,
         }
     }
 }
@@ -46,12 +51,14 @@ impl Broker {
 /// Messages of a topic, as they come.
 pub(crate) enum Messages {
     Nats(Box<nats::Messages>),
+    Rabbit(Box<rabbit::Messages>),
 }
 
 impl Messages {
     pub async fn next(&mut self) -> Result<Message, BrokerError> {
         match self {
             Self::Nats(messages) => messages.next().await,
+            Self::Rabbit(messages) => messages.next().await,
         }
     }
 }
@@ -67,6 +74,7 @@ pub(crate) struct Message {
 /// What a message is acknowledged by.
 pub(crate) enum Handle {
     Nats(Box<nats::Handle>),
+    Rabbit(Box<rabbit::Handle>),
 }
 
 impl Message {
@@ -74,6 +82,7 @@ impl Message {
     pub async fn still_working(&self) -> Result<(), BrokerError> {
         match &self.handle {
             Handle::Nats(handle) => handle.still_working().await,
+            Handle::Rabbit(handle) => handle.still_working(),
         }
     }
 
@@ -81,6 +90,47 @@ impl Message {
     pub async fn acknowledge(self) -> Result<(), BrokerError> {
         match self.handle {
             Handle::Nats(handle) => handle.acknowledge().await,
+            Handle::Rabbit(handle) => handle.acknowledge().await,
         }
+    }
+}
+
+/// The error of a step at a server, whose address is told without passwords.
+pub(crate) fn failed(
+    step: &'static str,
+    server: &str,
+    error: &dyn std::fmt::Display,
+) -> BrokerError {
+    BrokerError::Failed {
+        step,
+        server: server.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Takes `user:password@` out of an address: it is told to the client, and to nobody
+/// else. `scheme` is that of an address without one.
+pub(crate) fn split(url: &str, scheme: &str) -> (String, Option<(String, String)>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or((scheme, url));
+    let Some((user, host)) = rest.rsplit_once('@') else {
+        return (format!("{scheme}://{rest}"), None);
+    };
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let user = (user.to_owned(), password.to_owned());
+    (format!("{scheme}://{host}"), Some(user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_without_passwords() {
+        let address = |text| split(text, "nats").0;
+        assert_eq!(address("nats://host:4222"), "nats://host:4222");
+        assert_eq!(address("host"), "nats://host");
+        assert_eq!(address("tls://u:p@ss@host:1"), "tls://host:1");
+        let user = split("nats://u:p@ss@host", "nats").1;
+        assert_eq!(user, Some(("u".into(), "p@ss".into())));
     }
 }

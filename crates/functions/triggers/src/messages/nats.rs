@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use http::HeaderMap;
 
 use crate::headers;
-use crate::messages::broker::{self, BrokerError, Message};
+use crate::messages::broker::{self, BrokerError, Message, failed, split};
 use crate::messages::subscription::Credentials;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ impl Connection {
     /// Connects once. Credentials: `token`, `username` and `password`, `nkey` or `creds`.
     pub async fn open(url: &str, credentials: &Credentials) -> Result<Self, BrokerError> {
         let get = |key: &str| credentials.get(key).cloned();
-        let (url, user) = split(url);
+        let (url, user) = split(url, "nats");
         let url = url.as_str();
         let mut options = ConnectOptions::new()
             .name("fission-triggers")
@@ -202,39 +202,5 @@ impl Handle {
 
     fn failed(&self, error: &dyn std::fmt::Display) -> BrokerError {
         failed("acknowledge", &self.server, error)
-    }
-}
-
-fn failed(step: &'static str, server: &str, error: &dyn std::fmt::Display) -> BrokerError {
-    BrokerError::Failed {
-        step,
-        server: server.to_owned(),
-        reason: error.to_string(),
-    }
-}
-
-/// Takes `user:password@` out of an address: it is told to the client, and to nobody else.
-fn split(url: &str) -> (String, Option<(String, String)>) {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-    let Some((user, host)) = rest.rsplit_once('@') else {
-        return (format!("{scheme}://{rest}"), None);
-    };
-    let (user, password) = user.split_once(':').unwrap_or((user, ""));
-    let user = (user.to_owned(), password.to_owned());
-    (format!("{scheme}://{host}"), Some(user))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_told_without_passwords() {
-        let address = |text| split(text).0;
-        assert_eq!(address("nats://host:4222"), "nats://host:4222");
-        assert_eq!(address("host"), "nats://host");
-        assert_eq!(address("tls://u:p@ss@host:1"), "tls://host:1");
-        let user = split("nats://u:p@ss@host").1;
-        assert_eq!(user, Some(("u".into(), "p@ss".into())));
     }
 }

@@ -4,11 +4,14 @@ use farplane_functions_types::MessageQueueTrigger;
 use farplane_functions_types::names::unique;
 use kube::ResourceExt as _;
 
+use crate::messages::rabbit;
 use crate::objects::Said;
 use crate::target::Target;
 
 /// `messageQueueType` of NATS JetStream.
 pub(crate) const NATS: &str = "nats-jetstream";
+/// `messageQueueType` of RabbitMQ.
+const RABBIT: &str = "rabbitmq";
 
 /// Calls at the same time when the trigger says nothing.
 const CONCURRENCY: usize = 16;
@@ -24,6 +27,12 @@ pub(crate) enum Servers {
         stream: Option<String>,
         /// Durable consumer: remembers what was acknowledged.
         consumer: String,
+    },
+    Rabbit {
+        /// That of the Secret when none, or when it has one.
+        host: Option<String>,
+        /// That of the host when none.
+        vhost: Option<String>,
     },
 }
 
@@ -54,28 +63,23 @@ impl Plan {
             .map_err(|error| Said::no("InvalidFunctionReference", error.to_string()))?;
         let topic = topic(&spec.topic)?
             .ok_or_else(|| Said::no("InvalidTopic", "topic names no topic; write its name"))?;
-        let servers = servers(trigger, default_server, &namespace, &name)?;
+        let (servers, shared) = match spec.message_queue_type.as_str() {
+            NATS => nats(trigger, default_server, &namespace, &name)?,
+            // The platform has none to share.
+            RABBIT => (rabbit(trigger)?, false),
+            other => {
+                let message =
+                    format!("messageQueueType {other:?} is not supported; {NATS} and {RABBIT} are");
+                return Err(Said::no("UnsupportedQueue", message));
+            }
+        };
         // Namespaces share the platform's broker, and must not meet there.
-        let shared = !spec.metadata.contains_key("natsServer");
         let place = |topic: String| {
             if shared {
                 scoped(&namespace, &topic)
             } else {
                 topic
             }
-        };
-        let concurrency = match spec.metadata.get("concurrency") {
-            None => CONCURRENCY,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|count| (1..=MOST_CONCURRENCY).contains(count))
-                .ok_or_else(|| {
-                    let message = format!(
-                        "metadata.concurrency {text:?} is no number from 1 to {MOST_CONCURRENCY}"
-                    );
-                    Said::no("InvalidMetadata", message)
-                })?,
         };
         let content_type = match spec.content_type.as_str() {
             "" => "application/json",
@@ -90,45 +94,81 @@ impl Plan {
             error_topic: self::topic(&spec.error_topic)?.map(place),
             content_type: content_type.to_owned(),
             max_retries: u32::try_from(spec.max_retries).unwrap_or(0),
-            concurrency,
+            concurrency: concurrency(trigger)?,
             namespace,
             name,
         })
     }
 }
 
-fn servers(
+/// A value of the trigger's metadata; an empty one is none.
+fn metadata<'a>(trigger: &'a MessageQueueTrigger, key: &str) -> Option<&'a str> {
+    let value = trigger.spec.metadata.get(key).map(String::as_str);
+    value.filter(|value| !value.is_empty())
+}
+
+fn concurrency(trigger: &MessageQueueTrigger) -> Result<usize, Said> {
+    let Some(text) = trigger.spec.metadata.get("concurrency") else {
+        return Ok(CONCURRENCY);
+    };
+    text.parse()
+        .ok()
+        .filter(|count| (1..=MOST_CONCURRENCY).contains(count))
+        .ok_or_else(|| {
+            let message =
+                format!("metadata.concurrency {text:?} is no number from 1 to {MOST_CONCURRENCY}");
+            Said::no("InvalidMetadata", message)
+        })
+}
+
+/// The server, and whether namespaces share it.
+fn nats(
     trigger: &MessageQueueTrigger,
     default_server: Option<&str>,
     namespace: &str,
     name: &str,
-) -> Result<Servers, Said> {
-    let metadata = |key: &str| {
-        let value = trigger.spec.metadata.get(key).map(String::as_str);
-        value.filter(|value| !value.is_empty())
+) -> Result<(Servers, bool), Said> {
+    let own = metadata(trigger, "natsServer");
+    let url = own.or(default_server).ok_or_else(|| {
+        let message = "metadata.natsServer is missing; write nats://host:4222";
+        Said::no("InvalidMetadata", message)
+    })?;
+    // A name of the user's own could be that of another namespace's.
+    let consumer = own.and(metadata(trigger, "consumer")).map(str::to_owned);
+    let servers = Servers::Nats {
+        url: url.to_owned(),
+        stream: metadata(trigger, "stream").map(str::to_owned),
+        // Names of consumers have no dots.
+        consumer: consumer.unwrap_or_else(|| unique(&["fission", namespace, name])),
     };
-    match trigger.spec.message_queue_type.as_str() {
-        NATS => {
-            let url = metadata("natsServer").or(default_server).ok_or_else(|| {
-                let message = "metadata.natsServer is missing; write nats://host:4222";
-                Said::no("InvalidMetadata", message)
-            })?;
-            // A name of the user's own could be that of another namespace's.
-            let own = metadata("natsServer").and(metadata("consumer"));
-            let consumer = own.map(str::to_owned);
-            // Names of consumers have no dots.
-            let consumer = consumer.unwrap_or_else(|| unique(&["fission", namespace, name]));
-            Ok(Servers::Nats {
-                url: url.to_owned(),
-                stream: metadata("stream").map(str::to_owned),
-                consumer,
-            })
-        }
-        other => {
-            let message = format!("messageQueueType {other:?} is not supported; {NATS} is");
-            Err(Said::no("UnsupportedQueue", message))
-        }
+    Ok((servers, own.is_none()))
+}
+
+/// Keys are those of KEDA's scaler, which Fission's users know.
+fn rabbit(trigger: &MessageQueueTrigger) -> Result<Servers, Said> {
+    let invalid = |message: String| Said::no("InvalidMetadata", message);
+    let topic = &trigger.spec.topic;
+    if let Some(queue) = metadata(trigger, "queueName").filter(|queue| queue != topic) {
+        return Err(invalid(format!(
+            "metadata.queueName {queue:?} is not the topic {topic:?}; write the queue's name in both, or in topic only"
+        )));
     }
+    let host = metadata(trigger, "host");
+    match host {
+        Some(host) => {
+            rabbit::Address::parse(host)
+                .map_err(|wrong| invalid(format!("metadata.host: {wrong}")))?;
+        }
+        None if trigger.spec.secret.is_empty() => {
+            let message = "metadata.host is missing; write amqp://host:5672/vhost, or name a Secret with key host";
+            return Err(invalid(message.to_owned()));
+        }
+        None => {}
+    }
+    Ok(Servers::Rabbit {
+        host: host.map(str::to_owned),
+        vhost: metadata(trigger, "vhostName").map(str::to_owned),
+    })
 }
 
 /// A topic of a namespace at a broker that namespaces share. Namespaces have no dots.
@@ -178,7 +218,10 @@ mod tests {
         assert_eq!(plan.content_type, "application/json");
         let Servers::Nats {
             stream, consumer, ..
-        } = plan.servers;
+        } = plan.servers
+        else {
+            panic!("not of NATS");
+        };
         assert_eq!(stream.as_deref(), Some("orders"));
         assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
     }
@@ -194,12 +237,49 @@ mod tests {
                 "functionref": { "type": "name", "name": "f" },
             },
         });
-        let trigger = serde_json::from_value(object).unwrap();
-        let plan = Plan::of(&trigger, Some("nats://shared:4222")).unwrap();
-        assert_eq!(plan.topic, "ns.>");
-        assert_eq!(plan.error_topic.as_deref(), Some("ns.bad"));
-        let Servers::Nats { consumer, .. } = plan.servers;
-        assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
+        let mut trigger: MessageQueueTrigger = serde_json::from_value(object).unwrap();
+        // A server without a name is none of the user's own.
+        for server in [None, Some(String::new())] {
+            let server = server.map(|server| ("natsServer".to_owned(), server));
+            trigger.spec.metadata.extend(server);
+            let plan = Plan::of(&trigger, Some("nats://shared:4222")).unwrap();
+            assert_eq!(plan.topic, "ns.>");
+            assert_eq!(plan.error_topic.as_deref(), Some("ns.bad"));
+            let Servers::Nats { consumer, .. } = plan.servers else {
+                panic!("not of NATS");
+            };
+            assert!(consumer.starts_with("fission-ns-m-"), "{consumer}");
+        }
+    }
+
+    #[test]
+    fn triggers_of_rabbitmq_are_written_as_for_keda() {
+        let rabbit = |secret: &str, metadata: Value| {
+            plan(json!({
+                "messageQueueType": "rabbitmq", "topic": "orders", "respTopic": "done",
+                "secret": secret, "metadata": metadata,
+            }))
+        };
+        let host = "amqp://u:p@rabbit:5672/v";
+        let told = rabbit("", json!({ "host": host, "queueName": "orders" })).unwrap();
+        assert_eq!((told.topic.as_str(), told.secret), ("orders", None));
+        assert_eq!(told.response_topic.as_deref(), Some("done"));
+        let servers = |host: Option<&str>, vhost: Option<&str>| Servers::Rabbit {
+            host: host.map(str::to_owned),
+            vhost: vhost.map(str::to_owned),
+        };
+        assert_eq!(told.servers, servers(Some(host), None));
+        let told = rabbit("s", json!({ "vhostName": "w" })).unwrap();
+        assert_eq!(told.servers, servers(None, Some("w")));
+        for metadata in [
+            json!({}),
+            json!({ "host": "" }),
+            json!({ "host": "http://rabbit:15672" }),
+            json!({ "host": host, "queueName": "other" }),
+        ] {
+            let reason = rabbit("", metadata.clone()).unwrap_err();
+            assert_eq!(reason, "InvalidMetadata", "{metadata}");
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use crate::context::Context;
 use crate::messages::broker::{Broker, BrokerError, Messages};
 use crate::messages::delivery;
-use crate::messages::nats;
 use crate::messages::plan::{Plan, Servers};
+use crate::messages::{nats, rabbit};
 use crate::objects::Said;
 use crate::subscriptions::Say;
 
@@ -54,6 +54,7 @@ pub(crate) async fn run(context: Context, plan: Plan, say: Say) {
         let reason = match &error {
             BrokerError::Failed { .. } => "BrokerUnavailable",
             BrokerError::Missing(_) => "TopicNotFound",
+            BrokerError::Invalid(_) => "InvalidMetadata",
             BrokerError::Secret { .. } => "InvalidSecret",
         };
         say(Said::no(reason, error.to_string()));
@@ -75,7 +76,19 @@ async fn begin(context: &Context, plan: &Plan) -> Result<(Broker, Messages), Bro
             let messages = connection
                 .subscribe(&plan.topic, stream.as_deref(), consumer, room)
                 .await?;
-            Ok((Broker::Nats(connection), Messages::Nats(Box::new(messages))))
+            let broker = Broker::Nats(Box::new(connection));
+            Ok((broker, Messages::Nats(Box::new(messages))))
+        }
+        Servers::Rabbit { host, vhost } => {
+            let address = rabbit::Address::of(host.as_deref(), vhost.as_deref(), &credentials)?;
+            let connection = rabbit::Connection::open(address).await?;
+            let others = [&plan.response_topic, &plan.error_topic];
+            let others = others.into_iter().flatten().map(String::as_str);
+            let messages = connection
+                .subscribe(&plan.topic, others, plan.concurrency)
+                .await?;
+            let broker = Broker::Rabbit(connection);
+            Ok((broker, Messages::Rabbit(Box::new(messages))))
         }
     }
 }
