@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::objects::is_code;
 use crate::revision::Revision;
 use crate::settings::Settings;
-use crate::state::{Acquired, Effect, Job, Labels, PodRef, State};
+use crate::state::{Acquired, Effect, Grace, Job, Labels, PodRef, State};
 use crate::tenants::Tenants;
 use crate::world::World;
 
@@ -169,9 +169,9 @@ impl Engine {
                 Effect::Specialize(job) => self
                     .tasks
                     .spawn(async move { engine.specialize(job).await }),
-                Effect::Delete(pod, why) => self
+                Effect::Delete(pod, why, grace) => self
                     .tasks
-                    .spawn(async move { engine.delete(&pod, why, None).await }),
+                    .spawn(async move { engine.delete(&pod, why, grace).await }),
                 Effect::Label(pod, labels) => self
                     .tasks
                     .spawn(async move { engine.label(&pod, &labels).await }),
@@ -306,7 +306,7 @@ impl Engine {
         if let Some(labelling) = labelling {
             labelling.abort();
         }
-        self.delete(&pod, "it could not be specialised", Some(AT_ONCE))
+        self.delete(&pod, "it could not be specialised", Grace::None)
             .await;
     }
 
@@ -354,11 +354,14 @@ impl Engine {
     }
 
     /// Deletes a Pod; tries again until it is gone.
-    async fn delete(&self, pod: &PodRef, why: &str, grace: Option<u32>) {
+    async fn delete(&self, pod: &PodRef, why: &str, grace: Grace) {
         self.fetchers.forget(&pod.uid);
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
         let parameters = DeleteParams {
-            grace_period_seconds: grace,
+            grace_period_seconds: match grace {
+                Grace::Own => None,
+                Grace::None => Some(AT_ONCE),
+            },
             preconditions: Some(Preconditions {
                 uid: Some(pod.uid.clone()),
                 resource_version: None,

@@ -43,12 +43,21 @@ pub(crate) enum Effect {
     Probe(PodRef),
     /// Specialise a Pod.
     Specialize(Job),
-    /// Delete a Pod.
-    Delete(PodRef, &'static str),
+    /// Delete a Pod; the text is why.
+    Delete(PodRef, &'static str, Grace),
     /// Write what an instance is into its labels.
     Label(PodRef, Labels),
     /// An instance ended by itself; tell it in the function's status.
     Lost(FunctionKey, Failed),
+}
+
+/// How long a Pod that is deleted may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// Its own grace period: calls may run there.
+    Own,
+    /// Nobody calls it.
+    None,
 }
 
 /// What an instance's labels say.
@@ -171,6 +180,7 @@ impl State {
                 effects.push(Effect::Delete(
                     entry.view.reference(),
                     "its runtime was restarted",
+                    Grace::Own,
                 ));
                 effects.extend(self.leave(&uid));
             }
@@ -247,7 +257,16 @@ impl State {
             self.pods.insert(uid, entry);
             return Vec::new();
         }
-        let effects = self.leave(&uid);
+        let generic = self
+            .pods
+            .get(&uid)
+            .is_some_and(|entry| matches!(entry.phase, Phase::Coming | Phase::Ready));
+        let mut effects = self.leave(&uid);
+        if generic && view.labels.is_none() {
+            // A runtime that was told to end before it could hear would stay for all its time.
+            let why = "it ends, and never got code";
+            effects.push(Effect::Delete(view.reference(), why, Grace::None));
+        }
         if let Some(entry) = self.pods.get_mut(&uid) {
             entry.view = view;
         }
@@ -302,7 +321,8 @@ impl State {
             if entry.view.labels.is_some() {
                 // Named for a function that it never got.
                 entry.phase = Phase::Ending;
-                return vec![Effect::Delete(reference, "it was never given its code")];
+                let why = "it was never given its code";
+                return vec![Effect::Delete(reference, why, Grace::None)];
             }
             entry.phase = Phase::Ready;
             self.sequence += 1;
@@ -318,17 +338,16 @@ impl State {
         let labelled = entry.view.labels.clone();
         let Some(key) = said.function.clone() else {
             entry.phase = Phase::Ending;
-            return vec![Effect::Delete(
-                reference,
-                "its specialisation was not finished",
-            )];
+            let why = "its specialisation was not finished";
+            return vec![Effect::Delete(reference, why, Grace::None)];
         };
         let code_hash = match (labelled, current) {
             (Some(labels), _) if labels.key == key => labels.code_hash,
             (_, Some(current)) if current.key == key => current.code_hash.clone(),
             _ => {
                 entry.phase = Phase::Ending;
-                return vec![Effect::Delete(reference, "its function has changed since")];
+                let why = "its function has changed since";
+                return vec![Effect::Delete(reference, why, Grace::Own)];
             }
         };
         self.settle(uid, key.clone(), code_hash.clone(), now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use farplane_functions_types::wire::{FunctionKey, Usage};
 use serde::Serialize;
 
-use super::{Effect, Labels, Phase, State};
+use super::{Effect, Grace, Labels, Phase, State};
 use crate::revision::{Revision, RevisionId};
 
 /// A router that said nothing for so long counts for nothing.
@@ -77,7 +77,7 @@ impl State {
         let mut effects = Vec::new();
         for uid in uids {
             if let Some(entry) = self.pods.get(uid) {
-                effects.push(Effect::Delete(entry.view.reference(), why));
+                effects.push(Effect::Delete(entry.view.reference(), why, Grace::Own));
             }
             effects.extend(self.leave(uid));
         }

@@ -77,6 +77,8 @@ struct Bench {
     now: Instant,
     jobs: Vec<Job>,
     deleted: Vec<String>,
+    /// Those of them that may not go on.
+    hurried: Vec<String>,
     labelled: Vec<(String, Labels)>,
     lost: Vec<String>,
 }
@@ -88,6 +90,7 @@ impl Bench {
             now: Instant::now(),
             jobs: Vec::new(),
             deleted: Vec::new(),
+            hurried: Vec::new(),
             labelled: Vec::new(),
             lost: Vec::new(),
         }
@@ -98,7 +101,12 @@ impl Bench {
             match effect {
                 Effect::Probe(_) => {}
                 Effect::Specialize(job) => self.jobs.push(job),
-                Effect::Delete(pod, _) => self.deleted.push(pod.uid),
+                Effect::Delete(pod, _, grace) => {
+                    if grace == Grace::None {
+                        self.hurried.push(pod.uid.clone());
+                    }
+                    self.deleted.push(pod.uid);
+                }
                 Effect::Label(pod, labels) => self.labelled.push((pod.uid, labels)),
                 Effect::Lost(_, failed) => self.lost.push(failed.reason),
             }

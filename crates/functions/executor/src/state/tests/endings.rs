@@ -20,6 +20,20 @@ fn an_idle_instance_ends_and_a_used_one_does_not() {
 }
 
 #[test]
+fn a_pod_that_ends_and_never_got_code_is_hurried() {
+    let mut bench = Bench::new();
+    let f = revision("f", 9);
+    bench.live(&f, 1);
+    bench.ready(2);
+    for number in [1, 2, 2] {
+        let mut ending = pod(number);
+        ending.ending = true;
+        bench.observe(ending);
+    }
+    assert_eq!(bench.hurried, ["pod-2"], "once, and no instance");
+}
+
+#[test]
 fn nothing_ends_while_no_router_is_heard_of() {
     let mut bench = Bench::new();
     let f = revision("f", 9);
