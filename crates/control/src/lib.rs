@@ -6,3 +6,4 @@ pub mod conditions;
 pub mod leader;
 pub mod mark;
 pub mod objects;
+pub mod process;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use farplane_control::process;
 use farplane_functions_types::wire::FunctionKey;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -35,7 +36,6 @@ pub(crate) struct Metrics {
     pods: Family<PhaseLabel, Gauge>,
     waiting: Gauge,
     leads: Gauge,
-    resident: Gauge,
 }
 
 impl Metrics {
@@ -45,7 +45,7 @@ impl Metrics {
         let failures = Family::<FunctionLabels, Counter>::default();
         let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let (pods, waiting) = (Family::default(), Gauge::default());
-        let (leads, resident) = (Gauge::default(), Gauge::default());
+        let leads = Gauge::default();
         registry.register(
             "fission_function_cold_starts",
             "Instances made for a call",
@@ -72,11 +72,7 @@ impl Metrics {
             waiting.clone(),
         );
         registry.register("farplane_executor_leads", "1 while it leads", leads.clone());
-        registry.register(
-            "process_resident_memory_bytes",
-            "Memory of this process",
-            Clone::clone(&resident),
-        );
+        process::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             cold_starts,
@@ -85,7 +81,6 @@ impl Metrics {
             pods,
             waiting,
             leads,
-            resident,
         }
     }
 
@@ -115,7 +110,6 @@ impl Metrics {
         set("ending", summary.ending);
         self.waiting
             .set(i64::try_from(summary.waiting).unwrap_or(i64::MAX));
-        self.resident.set(resident_bytes());
         let mut text = String::new();
         // Fails only when a String cannot be written to.
         _ = encode(&mut text, &self.registry);
@@ -128,14 +122,6 @@ fn labels(key: &FunctionKey) -> FunctionLabels {
         function_name: key.name.clone(),
         function_namespace: key.namespace.clone(),
     }
-}
-
-/// Zero where the kernel does not say.
-fn resident_bytes() -> i64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
-    kibibytes.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]
@@ -154,8 +140,6 @@ mod tests {
         let text = metrics.text(&Summary::default());
         let line = "fission_function_cold_starts_total{function_name=\"hello\",function_namespace=\"n\"} 1";
         assert!(text.contains(line), "{text}");
-        let resident = "process_resident_memory_bytes ";
-        let line = text.lines().find_map(|line| line.strip_prefix(resident));
-        assert!(line.unwrap().parse::<i64>().unwrap() > 0, "{text}");
+        assert!(text.contains("process_resident_memory_bytes "), "{text}");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use farplane_control::process;
 use farplane_functions_types::wire::FunctionKey;
 use http::{Method, StatusCode};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -111,6 +112,7 @@ impl Metrics {
             cold_starts.clone(),
         );
         registry.register("fission_router_routes", "Routes", routes.clone());
+        process::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             calls,
