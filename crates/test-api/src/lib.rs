@@ -8,6 +8,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -22,14 +23,50 @@ use serde_json::{Value, json};
 /// Namespace of the objects of a [`World`].
 pub const NAMESPACE: &str = "ns";
 
+/// A program of tests hangs when it has run for so long: all of them together take two minutes.
+const LONGEST: Duration = Duration::from_secs(900);
+
+/// What this program of tests has started.
+static STARTED: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
+static WATCHED: Once = Once::new();
+
 /// Ends the process with the test.
-pub struct Running(Child);
+pub struct Running(Arc<Mutex<Child>>);
+
+impl Running {
+    fn new(child: Child) -> Self {
+        let child = Arc::new(Mutex::new(child));
+        STARTED.lock().unwrap().push(child.clone());
+        WATCHED.call_once(|| drop(std::thread::spawn(end_what_hangs)));
+        Self(child)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
+        end(&self.0);
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        started.retain(|other| !Arc::ptr_eq(other, &self.0));
     }
+}
+
+fn end(child: &Mutex<Child>) {
+    let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+    _ = child.kill();
+    _ = child.wait();
+}
+
+/// A test that waits for ever would take the time of all others, and tell nobody its name; the
+/// last lines before this one do.
+#[allow(clippy::disallowed_methods, reason = "the limit is a time")]
+fn end_what_hangs() {
+    std::thread::sleep(LONGEST);
+    eprintln!("tests hang: they have run for {} s", LONGEST.as_secs());
+    let started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    for child in started.iter() {
+        end(child);
+    }
+    std::process::exit(101);
 }
 
 /// A port that is free now.
@@ -63,7 +100,7 @@ pub fn start(name: &str, folder: &Path, arguments: &[String]) -> Running {
         .stderr(log)
         .spawn()
         .unwrap();
-    Running(child)
+    Running::new(child)
 }
 
 /// Asks again and again until there is an answer, for a minute.

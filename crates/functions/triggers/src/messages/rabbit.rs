@@ -2,7 +2,7 @@
 //!
 //! Promises: queues are used as they are, never made, changed or removed. A message is done
 //! with, and an answer is published, once the server has said so. A connection that breaks
-//! is an error of [`Messages::next`]. What a connection holds ends with it ([`line`]).
+//! is an error of [`Messages::next`]. What a connection holds ends with it ([`mod@line`]).
 
 mod fields;
 mod line;
