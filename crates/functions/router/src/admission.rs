@@ -2,7 +2,7 @@
 //!
 //! A call takes a free place at once, or waits in line. Whoever frees a place gives it to the
 //! first in line. More instances are asked for when there is none, and while calls wait for
-//! longer than [`PATIENCE`].
+//! longer than [`PATIENCE`] after the last one came.
 //!
 //! Promises: an instance never has more calls than it may; instances and those that are asked
 //! for are never more than the function may have; the line is first come, first served.
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// How long a call may wait before another instance is asked for: most calls are shorter, and
 /// a burst of short calls needs one instance, not many.
 pub const PATIENCE: Duration = Duration::from_millis(5);
+/// The same while the first instance is on its way, which takes longer than most calls.
+pub const COLD_PATIENCE: Duration = Duration::from_millis(50);
 /// Calls that wait for one function at most.
 pub const MAX_WAITING: usize = 10_000;
 
@@ -45,6 +47,8 @@ pub struct Admission<W> {
     once: bool,
     /// An ask failed while there was no instance; others may still be answered.
     failing: bool,
+    /// When the last instance came: it may work the line off first.
+    came: Option<Instant>,
     /// Addresses that are not called again, though their Pods may still be there: nothing
     /// answered, or their one call is over. With the time since when.
     spent: HashMap<String, Instant>,
@@ -85,6 +89,7 @@ impl<W> Admission<W> {
             next_id: 0,
             once: false,
             failing: false,
+            came: None,
             spent: HashMap::new(),
         }
     }
@@ -191,9 +196,12 @@ impl<W> Admission<W> {
             idle_since: now,
             leaving: true,
         });
-        if std::mem::replace(&mut place.leaving, false) && place.calls < self.per_instance {
-            // Below those in use: what has calls keeps them.
-            self.free.insert(0, address.to_owned());
+        if std::mem::replace(&mut place.leaving, false) {
+            self.came = Some(now);
+            if place.calls < self.per_instance {
+                // Below those in use: what has calls keeps them.
+                self.free.insert(0, address.to_owned());
+            }
         }
         self.hand_out()
     }
@@ -250,11 +258,10 @@ impl<W> Admission<W> {
             return 0;
         }
         let room = self.limit.saturating_sub(self.living() + self.asked);
-        let patient = |waiting: &Waiting<W>| now.duration_since(waiting.since) < PATIENCE;
         let late = self
             .line
             .iter()
-            .take_while(|waiting| !patient(waiting))
+            .take_while(|waiting| self.late_at(waiting) <= now)
             .count();
         let first = usize::from(self.living() == 0 && self.asked == 0 && !self.line.is_empty());
         let wanted = late.saturating_sub(self.asked).max(first).min(room);
@@ -292,7 +299,17 @@ impl<W> Admission<W> {
     /// When calls that wait now become late, if any wait.
     pub fn due(&self) -> Option<Instant> {
         let at = self.asked.min(self.line.len().saturating_sub(1));
-        self.line.get(at).map(|waiting| waiting.since + PATIENCE)
+        self.line.get(at).map(|waiting| self.late_at(waiting))
+    }
+
+    fn late_at(&self, waiting: &Waiting<W>) -> Instant {
+        if self.once {
+            return waiting.since + PATIENCE;
+        }
+        match self.came {
+            Some(came) if self.living() > 0 => waiting.since.max(came) + PATIENCE,
+            _ => waiting.since + COLD_PATIENCE,
+        }
     }
 
     /// Addresses that are known, the spent ones too.

@@ -24,7 +24,7 @@ fn a_burst_of_short_calls_uses_one_instance() {
 #[test]
 fn late_calls_get_more_instances_up_to_the_limit() {
     let now = Instant::now();
-    let late = now + PATIENCE;
+    let late = now + COLD_PATIENCE;
     let mut state = Admission::new(1, 3);
     for number in 0..10 {
         state.enter(number, now);
@@ -36,6 +36,26 @@ fn late_calls_get_more_instances_up_to_the_limit() {
 }
 
 #[test]
+fn an_instance_that_came_works_the_line_off_before_more_are_asked_for() {
+    let now = Instant::now();
+    let mut state = Admission::new(1, 10);
+    for number in 0..10 {
+        state.enter(number, now);
+    }
+    assert_eq!(state.ask(now), 1);
+    let came = now + 4 * PATIENCE;
+    assert_eq!(state.ask(came), 0, "the first one is still on its way");
+    assert_eq!(state.add("a", came).len(), 1);
+    state.answered(Answer::Added);
+    assert_eq!(state.ask(came), 0);
+    assert_eq!(state.due(), Some(came + PATIENCE));
+    assert_eq!(state.leave("a", came).len(), 1);
+    // Being seen again is no news.
+    assert!(state.seen("a", came + PATIENCE).is_empty());
+    assert_eq!(state.ask(came + PATIENCE), 8);
+}
+
+#[test]
 fn the_line_is_told_when_nothing_can_serve_it() {
     let now = Instant::now();
     let mut state = Admission::new(1, 3);
@@ -43,9 +63,9 @@ fn the_line_is_told_when_nothing_can_serve_it() {
     state.enter('b', now);
     assert_eq!(state.ask(now), 1);
     // The second is late, and asked for too.
-    assert_eq!(state.ask(now + PATIENCE), 1);
+    assert_eq!(state.ask(now + COLD_PATIENCE), 1);
     assert!(state.answered(Answer::Failed).is_empty());
-    assert_eq!(state.ask(now + PATIENCE), 0);
+    assert_eq!(state.ask(now + COLD_PATIENCE), 0);
     assert_eq!(state.answered(Answer::Failed), ['a', 'b']);
     state.enter('c', now);
     assert_eq!(state.ask(now), 1);
@@ -53,7 +73,7 @@ fn the_line_is_told_when_nothing_can_serve_it() {
     assert_eq!(state.ask(now), 1);
     // One that comes otherwise ends the failure.
     state.enter('d', now);
-    assert_eq!(state.ask(now + PATIENCE), 1);
+    assert_eq!(state.ask(now + COLD_PATIENCE), 1);
     assert!(state.answered(Answer::Failed).is_empty());
     assert_eq!(state.seen("a", now).len(), 1);
     assert!(state.answered(Answer::Failed).is_empty());
@@ -201,7 +221,7 @@ proptest! {
                 Event::Add(which) if state.living() + state.asked < limit => state.add(&which.to_string(), now),
                 Event::Add(_) => Vec::new(),
                 Event::Remove(which) => { state.remove(&which.to_string()); Vec::new() }
-                Event::Late => { now += PATIENCE; Vec::new() }
+                Event::Late => { now += COLD_PATIENCE; Vec::new() }
             };
             for (_, address) in told {
                 *calls.entry(address).or_default() += 1;
