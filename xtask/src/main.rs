@@ -131,7 +131,11 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+    // Cargo tells it again to what it runs. A program that was built in another clone with the
+    // same target directory may be run here, and would act there.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR");
+    let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&manifest)
         .parent()
         .context("xtask is not inside the tree")?;
     match task {
