@@ -10,14 +10,14 @@ use std::time::Duration;
 use farplane_functions_types::function::FunctionStatus;
 use farplane_functions_types::{ExecutorType, Function, Package};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Api, Patch, PatchParams};
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
+use kube::api::Api;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::engine::{Engine, Report};
 use crate::failed::Failed;
-use crate::objects::{FIELD_MANAGER, READY, Said, is_code, now, set_condition};
+use crate::objects::{READY, Said, apply_status, now, set_condition};
 use crate::revision::{Revision, ready_package};
 use crate::services::Services;
 
@@ -280,21 +280,7 @@ async fn write(engine: &Engine, function: &Function, want: &Desired) -> Result<(
         status["provisionedTarget"] = provisioned.target.into();
         status["provisionedSpecTarget"] = provisioned.said.into();
     }
-    let body = json!({
-        "apiVersion": Function::api_version(&()),
-        "kind": Function::kind(&()),
-        "metadata": { "name": function.name_any(), "uid": function.uid() },
-        "status": status,
-    });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let written = api
-        .patch_status(&function.name_any(), &parameters, &Patch::Apply(&body))
-        .await;
-    match written {
-        // Deleted meanwhile: nobody is left to tell.
-        Err(error) if !is_code(&error, 404) && !is_code(&error, 409) => Err(error),
-        _ => Ok(()),
-    }
+    apply_status(&api, function, &status).await
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use farplane_functions_types::FissionTenant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Api, Patch, PatchParams};
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
+use kube::api::Api;
 use serde_json::json;
 
 use crate::engine::Engine;
-use crate::objects::{FIELD_MANAGER, READY, Said, Watched, is_code, now, set_condition};
+use crate::objects::{READY, Said, Watched, apply_status, is_code, now, set_condition};
 
 /// What was deleted in a namespace is told, and comes back, after this time.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -75,22 +75,12 @@ async fn write(engine: &Engine, tenant: &FissionTenant, said: &Said) -> Result<(
     let Some(conditions) = wanted(tenant, said, &now()) else {
         return Ok(());
     };
-    let body = json!({
-        "apiVersion": FissionTenant::api_version(&()),
-        "kind": FissionTenant::kind(&()),
-        "metadata": { "name": tenant.name_any(), "uid": tenant.uid() },
-        "status": { "observedGeneration": tenant.metadata.generation, "conditions": conditions },
+    let status = json!({
+        "observedGeneration": tenant.metadata.generation,
+        "conditions": conditions,
     });
-    let api = Api::<FissionTenant>::all(engine.client.clone());
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let written = api
-        .patch_status(&tenant.name_any(), &parameters, &Patch::Apply(&body))
-        .await;
-    match written {
-        // Deleted or made anew meanwhile: the watch tells.
-        Err(error) if !is_code(&error, 404) && !is_code(&error, 409) => Err(error),
-        _ => Ok(()),
-    }
+    let api = Api::all(engine.client.clone());
+    apply_status(&api, tenant, &status).await
 }
 
 #[cfg(test)]
