@@ -255,6 +255,7 @@ async fn start_gateway(bin: &Path, path: &Path, api_port: u16) -> Result<(Runnin
         "gateway".to_owned(),
         format!("--hub-domain={DOMAIN}"),
         "--artifacts-url=http://127.0.0.1:1".to_owned(),
+        "--registry-url=http://127.0.0.1:1".to_owned(),
         "--pod-name=g1".to_owned(),
         "--pod-ip=127.0.0.1".to_owned(),
         format!("--listen={address}"),
