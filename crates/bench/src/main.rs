@@ -101,6 +101,8 @@ fn start(arguments: Arguments) -> Result<bool> {
     // Fails only when one was installed before, which is as good.
     _ = rustls::crypto::ring::default_provider().install_default();
     process::raise_file_limit();
+    // Clients run on this thread and on the runtime's.
+    farplane_tunnel::urgent_thread();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .on_thread_start(farplane_tunnel::urgent_thread)
         .enable_all()

@@ -129,6 +129,7 @@ async fn copy_out(out: &mut (impl AsyncWrite + Unpin), bytes: u64) -> Result<()>
     let pattern = pattern();
     let mut at = 0;
     while at < bytes {
+        farplane_tunnel::give_way();
         let start = usize::try_from(at % PATTERN_BYTES as u64)?;
         let left = usize::try_from((bytes - at).min(CHUNK_BYTES as u64))?;
         let length = left.min(pattern.len() - start);
@@ -143,6 +144,7 @@ async fn copy_in(from: &mut (impl AsyncRead + Unpin), bytes: u64) -> Result<()> 
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = 0;
     while at < bytes {
+        farplane_tunnel::give_way();
         let room = usize::try_from((bytes - at).min(CHUNK_BYTES as u64))?;
         let count = from.read(&mut buffer[..room]).await?;
         ensure!(count > 0, "ended after {at} of {bytes} bytes");

@@ -6,10 +6,16 @@
 //! their own with a lower priority the kernel gives urgent ones nearly all of the time they ask
 //! for, yet a thread that runs keeps its core until its slice of some milliseconds is over,
 //! whatever its priority: that was the p99. A waking thread with a shorter slice does not wait
-//! for that ([`urgent_thread`]). `SCHED_IDLE` was tried and is worse: the kernel takes a core
-//! that runs such a thread for a free one.
+//! for that ([`urgent_thread`]), as long as the kernel looks: it does when a thread wakes up, and
+//! if that one may not run at that moment, next at the clock's tick, up to 4 ms later. So bulk
+//! threads ask whether somebody waits, many times a millisecond ([`give_way`]). `SCHED_IDLE` was
+//! tried and is worse: the kernel takes a core that runs such a thread for a free one.
 
-use std::{io, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -30,12 +36,35 @@ pub fn bulk_runtime(threads: usize, nice: i32) -> io::Result<Runtime> {
             if let Err(error) = rustix::process::nice(nice.clamp(0, 19)) {
                 tracing::debug!(%error, "bulk threads keep the normal priority");
             }
+            // Who gives way forfeits the rest of a slice; of this one there is hardly any.
+            set_slice(SHORTEST_SLICE);
+            GAVE_WAY.set(Some(Instant::now()));
         })
         .build()
 }
 
-/// What a waking thread asks for at most at a time; the least that the kernel takes.
-const URGENT_SLICE: Duration = Duration::from_micros(100);
+/// The least that the kernel takes.
+const SHORTEST_SLICE: Duration = Duration::from_micros(100);
+/// How long a bulk thread runs before it asks whether somebody waits. Asking takes less than a
+/// microsecond.
+const PATIENCE: Duration = Duration::from_micros(50);
+
+thread_local! {
+    /// When this thread last gave way; `None` on threads that need not.
+    static GAVE_WAY: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// On a thread of a [`bulk_runtime`], lets others run that wait for its core, if it has not for
+/// [`PATIENCE`]. Does nothing elsewhere. To be called between any two pieces of work in a loop.
+pub fn give_way() {
+    if GAVE_WAY
+        .get()
+        .is_some_and(|last| last.elapsed() >= PATIENCE)
+    {
+        std::thread::yield_now();
+        GAVE_WAY.set(Some(Instant::now()));
+    }
+}
 
 /// Lets the calling thread run at once when it wakes up, ahead of threads that are in the middle
 /// of a longer slice; its share of the processor stays the same. For `on_thread_start` of the
@@ -43,13 +72,17 @@ const URGENT_SLICE: Duration = Duration::from_micros(100);
 ///
 /// Linux since 6.12 (`sched_attr.sched_runtime` of normal threads); before that, nothing changes.
 pub fn urgent_thread() {
+    set_slice(SHORTEST_SLICE);
+}
+
+fn set_slice(slice: Duration) {
     let attributes = SchedulerAttributes {
         size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(0),
         policy: 0,
         flags: RESET_ON_FORK,
         nice: rustix::process::getpriority_process(None).unwrap_or(0),
         priority: 0,
-        runtime: u64::try_from(URGENT_SLICE.as_nanos()).unwrap_or(0),
+        runtime: u64::try_from(slice.as_nanos()).unwrap_or(0),
         deadline: 0,
         period: 0,
     };
@@ -58,7 +91,7 @@ pub fn urgent_thread() {
     #[allow(unsafe_code)]
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if result != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "urgent threads keep the usual slice");
+        tracing::debug!(error = %io::Error::last_os_error(), "threads keep the usual slice");
     }
 }
 
@@ -122,5 +155,21 @@ mod tests {
         let inside = runtime.block_on(async { tokio::spawn(async { nice() }).await.unwrap() });
         assert_eq!(inside, (before + 7).min(19));
         assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn its_threads_give_way_and_others_do_not() {
+        give_way();
+        assert_eq!(GAVE_WAY.get(), None);
+        let runtime = bulk_runtime(1, 7).unwrap();
+        let gave_way = async {
+            let began = GAVE_WAY.get().expect("a bulk thread");
+            while GAVE_WAY.get() == Some(began) {
+                give_way();
+            }
+            GAVE_WAY.get().unwrap().duration_since(began)
+        };
+        let after = runtime.block_on(async { tokio::spawn(gave_way).await.unwrap() });
+        assert!(after >= PATIENCE, "{after:?}");
     }
 }

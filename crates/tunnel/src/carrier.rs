@@ -32,7 +32,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::metrics::Metrics;
+use crate::{bulk::give_way, metrics::Metrics};
 
 /// Bytes that wait before a write to the carrier is forced: two frames. Server kernels do not
 /// preempt system calls, so larger writes keep a core from what is urgent for longer and are
@@ -328,6 +328,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrier<IO> {
     /// True, with a wake-up, when this turn is used up. yamux goes on as long as there is
     /// anything to move, which under load is for ever.
     fn turn_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        give_way();
         if self.turn < TURN_BYTES {
             return false;
         }

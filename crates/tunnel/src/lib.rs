@@ -41,7 +41,7 @@ mod splice;
 mod stream;
 mod wire;
 
-pub use bulk::{bulk_runtime, urgent_thread};
+pub use bulk::{bulk_runtime, give_way, urgent_thread};
 pub use config::Config;
 pub use control::{Frame, MAX_CONTROL_BYTES};
 pub use error::{CloseReason, OpenError, SessionError};

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::moving::MovingStream;
+use crate::{bulk::give_way, moving::MovingStream};
 
 /// Size of the thread's buffer; four frames.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -188,6 +188,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         for _ in 0..TURN {
+            give_way();
             ready!(self.poll_kept(cx, writer))?;
             if self.read_ended {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
