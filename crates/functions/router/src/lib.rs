@@ -32,6 +32,7 @@ mod stall;
 mod state;
 mod status;
 mod trace;
+mod turns;
 mod workers;
 mod world;
 

@@ -32,6 +32,7 @@ use crate::router::{Router, read};
 use crate::stall::Stalling;
 use crate::state::Refusal;
 use crate::trace;
+use crate::turns::Call;
 use crate::workers::Workers;
 
 /// How long a client may take to send a request's head.
@@ -147,6 +148,7 @@ async fn connection(
 }
 
 async fn answer(router: &Router, door: Door, request: Request<Incoming>) -> Response<Body> {
+    let _call = Call::begin();
     match door {
         Door::Public => public(router, request).await,
         Door::Internal | Door::Forwarded if OWN_PATHS.contains(&request.uri().path()) => {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use crate::turns;
+
 /// Most threads; as many have connections of their own to an instance.
 pub const MOST: usize = 8;
 
@@ -46,6 +48,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("calls-{lane}"));
             thread.spawn(move || {
                 LANE.set(lane);
+                turns::watch_this_thread();
                 runtime.block_on(stop.cancelled());
             })?;
         }
