@@ -198,7 +198,7 @@ async function answer(request, response) {
   return call(request, response);
 }
 
-const server = http.createServer({ keepAliveTimeout: 75_000, noDelay: true }, (request, response) => {
+function handle(request, response) {
   response.on('close', () => { if (stopping) setImmediate(() => server.closeIdleConnections()); });
   if (stopping) response.setHeader('connection', 'close');
   answer(request, response).catch((error) => {
@@ -207,7 +207,43 @@ const server = http.createServer({ keepAliveTimeout: 75_000, noDelay: true }, (r
     response.setHeader('content-type', 'text/plain; charset=utf-8');
     send(response, error.status || 500, error instanceof Refused ? error.message : String(error));
   });
-});
+}
+
+/** A request to a socket that nobody else knows. */
+function ask(socketPath, method, target, type, body) {
+  return new Promise((resolve, reject) => {
+    const headers = { 'content-type': type, 'content-length': Buffer.byteLength(body) };
+    const request = http.request({ socketPath, method, path: target, headers, agent: false }, (response) => {
+      response.resume().on('end', resolve).on('error', reject);
+    });
+    request.on('error', reject).end(body);
+  });
+}
+
+/**
+ * Takes a function and calls it, so that what that needs is loaded and compiled before anybody
+ * waits for it. Nothing of it stays; without it only time is lost.
+ */
+async function rehearse() {
+  const stage = http.createServer(handle);
+  const socket = `\0rehearsal-${process.pid}`;
+  try {
+    await new Promise((resolve, reject) => stage.on('error', reject).listen(socket, resolve));
+    const play = JSON.stringify({ filepath: path.join(__dirname, 'rehearsal.js'), functionName: '' });
+    await ask(socket, 'POST', '/v2/specialize', 'application/json', play);
+    await ask(socket, 'GET', '/', 'text/plain', '');
+    await ask(socket, 'POST', '/path?name=value', 'application/json', '{"key":"value"}');
+    await import('data:text/javascript,');
+  } catch (error) {
+    console.error(error);
+  } finally {
+    stage.close();
+    userFunction = null;
+    taken = false;
+  }
+}
+
+const server = http.createServer({ keepAliveTimeout: 75_000, noDelay: true }, handle);
 server.requestTimeout = 0;
 server.headersTimeout = 0;
 server.on('upgrade', (request, socket, head) => {
@@ -226,4 +262,6 @@ function stop() {
 }
 process.on('SIGTERM', stop);
 process.on('SIGINT', stop);
-server.listen({ port: PORT, host: '0.0.0.0', backlog: 1024 });
+rehearse().then(() => {
+  if (!stopping) server.listen({ port: PORT, host: '0.0.0.0', backlog: 1024 });
+});
