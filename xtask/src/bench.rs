@@ -4,7 +4,6 @@
 //! the parts of the tunnel's own benchmark; then `farplane-bench`, which judges all of them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -109,8 +108,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
 
 /// Rows of one part of the tunnel's benchmark.
 fn tunnel(root: &Path, part: &str, quick: bool) -> Result<Value> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
+    let mut command = crate::cargo::command();
     command
         .current_dir(root)
         .args(["bench", "--quiet", "--package", "farplane-tunnel", "--"])

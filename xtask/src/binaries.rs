@@ -99,11 +99,10 @@ fn profile(debug: bool) -> &'static str {
 }
 
 fn compile(root: &Path, cache: &Cache, debug: bool, work: &Path) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = given.unwrap_or_else(|| cache.root().join("target"));
     let profile = profile(debug);
-    let mut command = Command::new(cargo);
+    let mut command = crate::cargo::command();
     command.current_dir(root).args([
         "build",
         "--locked",

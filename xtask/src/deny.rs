@@ -20,8 +20,7 @@ pub fn run(root: &Path, cache: &Cache) -> Result<()> {
     let tools = cache.root().join("tools");
     let program = tools.join("bin/cargo-deny");
     if !program.is_file() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut install = Command::new(cargo);
+        let mut install = crate::cargo::command();
         install.args(["install", "--locked", "--version", VERSION, "--root"]);
         install
             .arg(&tools)

@@ -8,6 +8,7 @@ mod artifacts;
 mod bench;
 mod binaries;
 mod cache;
+mod cargo;
 mod check;
 mod components;
 mod crds;

@@ -6,7 +6,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -58,7 +57,8 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
     progress::line("test", "scenarios, end to end");
     let tools = tools(root, &cache, None)?;
     let (path, other) = (dist.display().to_string(), tools.display().to_string());
-    let mut scenarios = vec!["run", "--quiet", "--package", "farplane-e2e", "--"];
+    // By its program: with the features that the whole workspace was built with.
+    let mut scenarios = vec!["run", "--quiet", "--bin", "farplane-e2e", "--"];
     scenarios.extend(["--dist", &path, "--tools", &other, "--hub", HUB]);
     scenarios.extend(only.iter().flat_map(|text| ["--only", text]));
     let tested = cargo(root, &scenarios, &[]);
@@ -88,8 +88,7 @@ fn tools(root: &Path, cache: &Cache, programs: Option<&Path>) -> Result<PathBuf>
 
 /// Runs cargo in the tree.
 pub fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Result<()> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program)
+    let status = crate::cargo::command()
         .current_dir(root)
         .args(arguments)
         .envs(environment.iter().copied())
