@@ -213,9 +213,10 @@ function handle(request, response) {
 function ask(socketPath, method, target, type, body) {
   return new Promise((resolve, reject) => {
     const headers = { 'content-type': type, 'content-length': Buffer.byteLength(body) };
-    const request = http.request({ socketPath, method, path: target, headers, agent: false }, (response) => {
+    const request = http.request({ socketPath, method, path: target, headers, agent: false, timeout: 5000 }, (response) => {
       response.resume().on('end', resolve).on('error', reject);
     });
+    request.on('timeout', () => request.destroy(new Error(`no answer to ${method} ${target}`)));
     request.on('error', reject).end(body);
   });
 }
