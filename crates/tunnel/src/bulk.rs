@@ -37,7 +37,7 @@ pub fn bulk_runtime(threads: usize, nice: i32) -> io::Result<Runtime> {
                 tracing::debug!(%error, "bulk threads keep the normal priority");
             }
             // Who gives way forfeits the rest of a slice; of this one there is hardly any.
-            set_slice(SHORTEST_SLICE);
+            take_short_slices();
             GAVE_WAY.set(Some(Instant::now()));
         })
         .build()
@@ -72,17 +72,17 @@ pub fn give_way() {
 ///
 /// Linux since 6.12 (`sched_attr.sched_runtime` of normal threads); before that, nothing changes.
 pub fn urgent_thread() {
-    set_slice(SHORTEST_SLICE);
+    take_short_slices();
 }
 
-fn set_slice(slice: Duration) {
+fn take_short_slices() {
     let attributes = SchedulerAttributes {
         size: u32::try_from(size_of::<SchedulerAttributes>()).unwrap_or(0),
         policy: 0,
         flags: RESET_ON_FORK,
         nice: rustix::process::getpriority_process(None).unwrap_or(0),
         priority: 0,
-        runtime: u64::try_from(slice.as_nanos()).unwrap_or(0),
+        runtime: u64::try_from(SHORTEST_SLICE.as_nanos()).unwrap_or(0),
         deadline: 0,
         period: 0,
     };

@@ -12,7 +12,7 @@
 //! (none did for [`CALM`]). Long calls that wait count as well, since nobody can tell them apart
 //! beforehand: they make a thread patient that need not be.
 //!
-//! Linux only; where the kernel does not allow it, threads stay prompt.
+//! Where the kernel does not allow it, threads stay prompt.
 
 use std::cell::RefCell;
 use std::io;
@@ -111,7 +111,6 @@ impl Turns {
     }
 }
 
-#[cfg(target_os = "linux")]
 fn adopt(manner: Manner) -> io::Result<()> {
     let policy = match manner {
         Manner::Prompt => libc::SCHED_OTHER,
@@ -134,11 +133,6 @@ fn adopt(manner: Manner) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn adopt(_: Manner) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
@@ -182,7 +176,6 @@ mod tests {
         assert_eq!(turns.calls, 0);
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn the_kernel_is_told_of_watched_threads_only() {
         let policy = || {
