@@ -119,6 +119,12 @@ spec:
             matchLabels:
               svc: {{ .name }}
       {{- end }}
+      {{- if not .volume }}
+      # It keeps nothing: a node that is lost need not be waited for.
+      tolerations:
+        - { key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30 }
+        - { key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30 }
+      {{- end }}
       {{- if and .volume .root.Values.volumes.hostPath }}
       nodeSelector:
         kubernetes.io/hostname: {{ required "volumes.node is required with volumes.hostPath" .root.Values.volumes.node }}

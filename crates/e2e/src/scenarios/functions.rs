@@ -4,6 +4,7 @@ pub mod builds;
 pub mod executors;
 pub mod guide;
 pub mod load;
+pub mod lost;
 pub mod triggers;
 pub mod troubles;
 

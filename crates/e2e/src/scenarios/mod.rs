@@ -147,6 +147,14 @@ pub fn all() -> Vec<Scenario> {
             functions::load::upgrade,
         ),
         scenario(
+            "functions_answer_beside_clients_that_are_slow_or_vanish",
+            functions::lost::rude_clients,
+        ),
+        scenario(
+            "functions_answer_when_a_node_is_lost",
+            functions::lost::node,
+        ),
+        scenario(
             "functions_are_uninstalled_to_nothing",
             functions::uninstalled,
         ),

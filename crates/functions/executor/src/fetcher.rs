@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -26,6 +27,11 @@ const SPECIALIZE: &str = "/specialize";
 const READINESS: &str = "/readiness-healthz";
 /// How long a connection within the cluster may take.
 const CONNECT: Duration = Duration::from_secs(2);
+/// A Pod whose node does not take what was sent to it is lost after this time; one that loads for
+/// longer has a kernel that acknowledges.
+const LOST: Duration = Duration::from_secs(5);
+/// How often a node is asked whether it is there while an answer is waited for.
+const ASK: Duration = Duration::from_secs(2);
 /// How long a fetcher may take to say what it is.
 const STATE: Duration = Duration::from_secs(5);
 /// Largest answer that is read.
@@ -182,13 +188,21 @@ pub(crate) async fn dial(ip: IpAddr, port: u16) -> std::io::Result<TcpStream> {
     }
 }
 
+/// Sends at once, and notices a node that vanished.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK).with_interval(ASK))?;
+    socket.set_tcp_user_timeout(Some(LOST))
+}
+
 async fn connect(pod: &PodRef) -> Result<Connection, CallError> {
     let broken = |error: &dyn std::fmt::Display| CallError::Broken(error.to_string());
     let ip = pod.ip.ok_or_else(|| broken(&"it has no address"))?;
     let stream = dial(ip, port::FETCHER)
         .await
         .map_err(|error| broken(&error))?;
-    _ = stream.set_nodelay(true);
+    tune(&stream).map_err(|error| broken(&error))?;
     let (sender, connection) = handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(&error))?;

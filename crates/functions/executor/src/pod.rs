@@ -41,6 +41,9 @@ const SHARED: [(&str, &str, &str); 4] = [
     ("configs", "/configs", "64Mi"),
 ];
 const LABEL_LIMIT: usize = 63;
+/// A Pod leaves a node that is lost after so many seconds, instead of Kubernetes' five minutes: a
+/// pool would count it, and it keeps nothing. The cluster takes some 50 s to call a node lost.
+const LOST_SECONDS: u32 = 30;
 /// User of the fetcher, as of the platform's other Pods.
 const FETCHER_USER: u32 = 65532;
 
@@ -205,6 +208,7 @@ pub(crate) fn with_fetcher(
     }
     harden(&mut base);
     linger(&mut base, spec.grace_seconds());
+    leave_lost_nodes(&mut base);
     merge(
         &mut base,
         platform_part(spec.grace_seconds(), platform, arguments),
@@ -329,6 +333,33 @@ fn platform_part(grace: i64, platform: &Platform, arguments: &[String]) -> Value
     })
 }
 
+/// Adds how long a Pod stays on a node that is lost, unless the user said so.
+fn leave_lost_nodes(spec: &mut Value) {
+    let tolerations = &mut spec["tolerations"];
+    if !tolerations.is_array() {
+        *tolerations = json!([]);
+    }
+    let Some(tolerations) = tolerations.as_array_mut() else {
+        return;
+    };
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let said = |one: &Value| {
+            let any = one["operator"] == "Exists" && one["key"].as_str().is_none_or(str::is_empty);
+            let effect = one["effect"].as_str().unwrap_or_default();
+            (any || one["key"] == key) && matches!(effect, "" | "NoExecute")
+        };
+        if !tolerations.iter().any(said) {
+            tolerations.push(json!({
+                "key": key, "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": LOST_SECONDS,
+            }));
+        }
+    }
+}
+
 /// Sets what every container of a user has, whatever they said.
 fn harden(spec: &mut Value) {
     for list in ["containers", "initContainers"] {
@@ -360,6 +391,7 @@ pub(crate) fn users(field: &str, podspec: &RawObject) -> Result<Value, Refused> 
     guard::pod(field, &podspec.0)?;
     let mut spec = podspec.0.clone();
     harden(&mut spec);
+    leave_lost_nodes(&mut spec);
     spec["automountServiceAccountToken"] = false.into();
     spec["enableServiceLinks"] = false.into();
     Ok(spec)

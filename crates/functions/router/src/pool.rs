@@ -4,6 +4,7 @@
 //! answer. A warm call wakes nobody but its client's connection. Idle ones are driven by nobody;
 //! what the instance did meanwhile is seen when the next call takes one.
 
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -23,6 +25,11 @@ use crate::workers;
 
 /// Dialling an instance in the same cluster takes longer only when it is not there.
 const DIAL: Duration = Duration::from_secs(2);
+/// An instance whose node does not take what was sent to it is lost after this time. One that only
+/// takes long to answer has a kernel that acknowledges.
+const LOST: Duration = Duration::from_secs(10);
+/// How often a node is asked whether it is there while an answer is waited for.
+const ASK: Duration = Duration::from_secs(5);
 /// Idle connections per instance and thread.
 const MAX_IDLE: usize = 256;
 /// How long a connection is kept without a call. Runtimes close theirs after 2 s and more; one
@@ -101,6 +108,15 @@ pub enum DialError {
     },
 }
 
+/// Sends small writes at once, and notices a node that vanished.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK).with_interval(ASK))?;
+    // It counts for what was sent and for what is asked.
+    socket.set_tcp_user_timeout(Some(LOST))
+}
+
 impl Peer {
     /// Without connections.
     pub fn new(address: &str) -> Self {
@@ -130,9 +146,7 @@ impl Peer {
             .await
             .map_err(|_| fail(format!("no answer within {} s", DIAL.as_secs())))?
             .map_err(|error| fail(error.to_string()))?;
-        socket
-            .set_nodelay(true)
-            .map_err(|error| fail(error.to_string()))?;
+        tune(&socket).map_err(|error| fail(error.to_string()))?;
         let (sender, connection) = http1::Builder::new()
             .handshake(TokioIo::new(socket))
             .await

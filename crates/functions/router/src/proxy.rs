@@ -3,6 +3,7 @@
 //! A request is sent again only where nothing of it was sent: the connection could not be made, or
 //! was closed by the instance while it was idle.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -146,6 +147,11 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
                 }
                 _ => {
                     let error = failed.into_error();
+                    if is_lost(&error) {
+                        place.is_dead();
+                        let reason = "the node of the instance stopped answering; the next call goes to another";
+                        return Err(Refusal::new(StatusCode::BAD_GATEWAY, reason));
+                    }
                     let reason = format!(
                         "the instance ended its connection before it answered ({error}); \
                          the function's log says whether it crashed or ran out of memory"
@@ -155,6 +161,19 @@ pub async fn call(target: &Target, request: Request<Sent>, id: &str) -> Result<A
             },
         }
     }
+}
+
+/// True when the other end is not there any more, instead of having ended the connection.
+fn is_lost(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        matches!(
+            cause.kind(),
+            TimedOut | HostUnreachable | NetworkUnreachable
+        )
+    })
 }
 
 /// When the answer of a function is cut.

@@ -44,7 +44,7 @@ sys.exit(1 if failures or min(counts) < 10 else 0)
 
 /// Runs `work` while a Pod of the cluster calls a function all the time; no call may fail, and
 /// the instance that served before serves after.
-fn under_load(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn under_load(world: &World, work: impl FnOnce() -> Result<()>) -> Result<()> {
     world.eventually("instances of a function of before are gone", MINUTE, || {
         let left = instances(world)?;
         ensure!(left.is_empty(), "there are {left:?}");
@@ -130,23 +130,26 @@ fn instance(world: &World) -> Result<String> {
 
 /// Every process of the platform is replaced, as by an upgrade.
 pub fn upgrade(world: &World) -> Result<()> {
-    under_load(world, || {
-        let names = ["router", "executor", "controllers", "storagesvc"];
-        for name in names {
-            let deployment = format!("deployment/{name}");
-            world.kubectl(&["rollout", "restart", &deployment, "-n", PLATFORM])?;
-        }
-        for name in names {
-            let deployment = format!("deployment/{name}");
-            let wait = ["rollout", "status", &deployment, "-n", PLATFORM];
-            world.kubectl(&[&wait[..], &["--timeout=100s"]].concat())?;
-        }
-        world.eventually("those of before are gone", MINUTE * 2, || {
-            let pods = world.get(&["pods", "-n", PLATFORM, "-l", "svc"])?;
-            let count = pods["items"].as_array().map_or(0, Vec::len);
-            ensure!(count == names.len(), "there are {count} Pods");
-            Ok(())
-        })
+    under_load(world, || restart(world))
+}
+
+/// Replaces every process of the platform and waits until those of before are gone.
+pub fn restart(world: &World) -> Result<()> {
+    let names = ["router", "executor", "controllers", "storagesvc"];
+    for name in names {
+        let deployment = format!("deployment/{name}");
+        world.kubectl(&["rollout", "restart", &deployment, "-n", PLATFORM])?;
+    }
+    for name in names {
+        let deployment = format!("deployment/{name}");
+        let wait = ["rollout", "status", &deployment, "-n", PLATFORM];
+        world.kubectl(&[&wait[..], &["--timeout=100s"]].concat())?;
+    }
+    world.eventually("those of before are gone", MINUTE * 2, || {
+        let pods = world.get(&["pods", "-n", PLATFORM, "-l", "svc"])?;
+        let count = pods["items"].as_array().map_or(0, Vec::len);
+        ensure!(count == names.len(), "there are {count} Pods");
+        Ok(())
     })
 }
 

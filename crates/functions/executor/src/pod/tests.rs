@@ -129,6 +129,42 @@ fn users_fields_are_laid_over_ours() {
     assert_eq!(spec["terminationGracePeriodSeconds"], 5);
 }
 
+#[test]
+fn a_node_that_is_lost_is_left_unless_the_user_said_so() {
+    let tolerations = |own: Value| {
+        let spec = spec(&with_podspec(json!({ "tolerations": own })));
+        let all = spec["tolerations"].as_array().unwrap().clone();
+        all.iter()
+            .map(|one| {
+                let key = one["key"].as_str().unwrap_or("any").to_owned();
+                (key, one["tolerationSeconds"].as_i64())
+            })
+            .collect::<Vec<_>>()
+    };
+    let not_ready = ("node.kubernetes.io/not-ready".to_owned(), Some(30));
+    let unreachable = ("node.kubernetes.io/unreachable".to_owned(), Some(30));
+    assert_eq!(
+        tolerations(json!([])),
+        [not_ready.clone(), unreachable.clone()]
+    );
+    let gpu = json!({ "key": "gpu", "operator": "Exists", "effect": "NoSchedule" });
+    assert_eq!(
+        tolerations(json!([gpu])),
+        [("gpu".to_owned(), None), not_ready.clone(), unreachable]
+    );
+    let own = json!({ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
+        "effect": "NoExecute", "tolerationSeconds": 600 });
+    assert_eq!(
+        tolerations(json!([own])),
+        [
+            (own["key"].as_str().unwrap().to_owned(), Some(600)),
+            not_ready
+        ]
+    );
+    let any = json!({ "operator": "Exists" });
+    assert_eq!(tolerations(json!([any])), [("any".to_owned(), None)]);
+}
+
 /// CVE-2026-50564, -50545, -50563, -50566, -50570: nothing a user writes makes a container
 /// stronger.
 #[test]
