@@ -12,6 +12,7 @@ mod memory;
 mod scale;
 mod warm;
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,7 +24,8 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::catalogue::names;
 use crate::host_join::{self, CLUSTER, HOST};
@@ -35,6 +37,8 @@ use crate::report::Row;
 const AGENT: &str = "farplane-agent";
 const PLATFORM: &str = "fission";
 const LIMIT: Duration = Duration::from_secs(180);
+/// Port of the relay, in the router's Pod.
+const RELAY_PORT: u16 = 8899;
 /// What the hello functions answer.
 const HELLO: &str = "Hello, world!";
 
@@ -171,6 +175,31 @@ impl Cluster<'_> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         serde_json::from_slice(&output.stdout).context("read the figures of the calls")
+    }
+
+    /// A relay to an address in the network of the router's Pod, until it is dropped; and where it
+    /// listens.
+    async fn relay(&self, target: &str) -> Result<(Child, String)> {
+        let routers = processes_of(&self.client, PLATFORM, &["router"]).await?;
+        let (_, router) = routers.first().context("no process of the router")?;
+        let host = self.router.split(':').next().unwrap_or_default();
+        let listen = format!("{host}:{RELAY_PORT}");
+        let own = std::env::current_exe().context("find this program")?;
+        let mut relay = Command::new("nsenter")
+            .args(["--target", &router.to_string(), "--net", "--"])
+            .arg(own)
+            .args(["relay", &listen, target])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start nsenter")?;
+        let said = relay.stdout.take().context("the relay has no output")?;
+        let first = BufReader::new(said).lines().next_line().await;
+        ensure!(
+            first.context("read from the relay")?.is_some(),
+            "the relay ended before it listened"
+        );
+        Ok((relay, listen))
     }
 
     fn api(&self, kind: &str) -> Api<DynamicObject> {

@@ -18,6 +18,7 @@ mod konnectivity;
 mod loopback;
 mod memory;
 mod process;
+mod relay;
 mod report;
 mod sides;
 mod stats;
@@ -82,6 +83,9 @@ enum Part {
     Agents,
     /// Call an HTTP address and print how long it took, as JSON.
     Calls(calls::Calls),
+    /// Pass connections on, as what a router is compared with.
+    #[command(hide = true)]
+    Relay(relay::Relay),
     /// Names and questions.
     List,
 }
@@ -110,6 +114,7 @@ fn start(arguments: Arguments) -> Result<bool> {
         .context("start the runtime")?;
     match arguments.part.clone() {
         Some(Part::Calls(calls)) => runtime.block_on(calls::run(calls)).map(|()| true),
+        Some(Part::Relay(relay)) => runtime.block_on(relay::run(relay)).map(|()| true),
         Some(Part::Agents) => runtime.block_on(agents::run()).map(|()| true),
         Some(Part::List) => {
             for one in catalogue::ALL {

@@ -1,6 +1,8 @@
-//! Calls of an instance that is there: through the router, and straight to it.
+//! Calls of an instance that is there: through the router, straight to it, and through a relay
+//! that only passes bytes on in the router's place. What the relay loses is lost by anything that
+//! stands between client and instance on such a machine: the limit of the first question.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{Cluster, Figures};
@@ -12,23 +14,28 @@ const ECHO: &str = "def main(request):\n    return request.body\n";
 /// One instance that takes everything.
 const ONE: &[&str] = &["--concurrency", "1", "--requests-per-pod", "500"];
 
-/// Both ways in turns, and of each the best: what else the machine does only takes.
-async fn both(
+/// All ways in turns, and of each the best: what else the machine does only takes.
+async fn ways(
     cluster: &Cluster<'_>,
     path: &str,
-    direct: &str,
+    (direct, relay): (&str, &str),
     arguments: &[&str],
-) -> Result<(Figures, Figures)> {
-    let mut best: Option<(Figures, Figures)> = None;
+) -> Result<[Figures; 3]> {
+    let mut best: Option<[Figures; 3]> = None;
     for _ in 0..if cluster.quick { 1 } else { 3 } {
         let straight = cluster.calls(direct, &["/"], arguments).await?;
+        let relayed = cluster.calls(relay, &["/"], arguments).await?;
         let routed = cluster.calls(&cluster.router, &[path], arguments).await?;
         best = Some(match best {
-            None => (straight, routed),
-            Some((before, behind)) => (faster(before, straight), faster(behind, routed)),
+            None => [straight, relayed, routed],
+            Some([one, two, three]) => [
+                faster(one, straight),
+                faster(two, relayed),
+                faster(three, routed),
+            ],
         });
     }
-    best.ok_or_else(|| anyhow::anyhow!("no round"))
+    best.context("no round")
 }
 
 fn faster(one: Figures, other: Figures) -> Figures {
@@ -46,6 +53,7 @@ pub async fn run(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
         .calls(&cluster.router, &["/warm"], &["--calls", "100"])
         .await?;
     let direct = cluster.instance("warm").await?;
+    let (_relay, relay) = cluster.relay(&direct).await?;
     let mut rows = Vec::new();
     for (clients, bar) in [(1, 0.6), (8, 0.6), (32, 0.6), (256, 0.5)] {
         let calls = match (cluster.quick, clients) {
@@ -55,9 +63,11 @@ pub async fn run(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
         };
         let clients = clients.to_string();
         let arguments = ["--clients", &clients, "--calls", calls];
-        let (straight, routed) = both(cluster, "/warm", &direct, &arguments).await?;
+        let [straight, relayed, routed] =
+            ways(cluster, "/warm", (&direct, &relay), &arguments).await?;
         let details = json!({
             "direct": { "perSecond": straight.per_second, "p99Ms": straight.p99_ms },
+            "relay": { "perSecond": relayed.per_second, "p99Ms": relayed.p99_ms },
             "router": { "perSecond": routed.per_second, "p99Ms": routed.p99_ms },
         });
         let question = format!("throughput through the router ÷ direct, {clients} clients");
@@ -67,6 +77,9 @@ pub async fn run(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
                 .at_least(bar)
                 .with(details),
         );
+        let question = format!("the same by a relay that only passes bytes on, {clients} clients");
+        let ratio = relayed.per_second / straight.per_second;
+        rows.push(Row::told(FUNCTIONS_WARM, question, ratio, "×"));
         if clients == "1" {
             let overhead = (routed.p50_ms - straight.p50_ms) * 1000.0;
             let question = "router's overhead per call, one client, p50";
@@ -99,15 +112,18 @@ pub async fn echo(cluster: &Cluster<'_>) -> Result<Vec<Row>> {
     let first = ["--echo", &megabyte, "--calls", "20"];
     cluster.calls(&cluster.router, &["/echo"], &first).await?;
     let direct = cluster.instance("echo").await?;
+    let (_relay, relay) = cluster.relay(&direct).await?;
     let mut rows = Vec::new();
     for clients in ["1", "8"] {
         let calls = if cluster.quick { "100" } else { "1000" };
         let arguments = ["--echo", &megabyte, "--clients", clients, "--calls", calls];
-        let (straight, routed) = both(cluster, "/echo", &direct, &arguments).await?;
+        let [straight, relayed, routed] =
+            ways(cluster, "/echo", (&direct, &relay), &arguments).await?;
         let question = format!("1 MiB echoed through the router ÷ direct, {clients} clients");
         let ratio = routed.per_second / straight.per_second;
         let details = json!({
-            "directPerSecond": straight.per_second, "routerPerSecond": routed.per_second,
+            "directPerSecond": straight.per_second, "relayPerSecond": relayed.per_second,
+            "routerPerSecond": routed.per_second,
         });
         let row = Row::told(FUNCTIONS_ECHO, question, ratio, "×");
         rows.push(row.at_least(0.6).with(details));
