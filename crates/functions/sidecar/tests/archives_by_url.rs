@@ -196,6 +196,20 @@ async fn servers_that_send_too_much_or_too_little_are_refused() {
 }
 
 #[tokio::test]
+async fn an_archive_of_unknown_size_goes_by_a_file() {
+    let world = World::new().await;
+    let body = vec![7; 300_000];
+    let (address, _) = server(http("200 OK", &body)).await;
+    let url = format!("http://{address}/code");
+    let (status, words) = world.fetch("x", &url, Checksum::of(&body)).await;
+    assert_eq!(status, StatusCode::OK, "{words}");
+    assert_eq!(std::fs::read(world.at("x")).unwrap(), body);
+    let (status, _) = world.fetch("y", &url, Checksum::of(b"other")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(world.pod.shared().read_dir().unwrap().count(), 1);
+}
+
+#[tokio::test]
 async fn no_other_server_is_sent_a_signature() {
     let world = World::new().await;
     // A redirect from a server to itself, and to another host's archive path.

@@ -51,11 +51,17 @@ pub async fn bring(
         path: &path,
     })
     .await;
-    let checked = found.and_then(|found| compare(expected, &found));
+    let checked = found.and_then(|found| {
+        compare(expected, &found.digest)?;
+        Ok(match found.bytes {
+            Some(bytes) => Source::Memory(bytes),
+            None => Source::Downloaded(path.clone()),
+        })
+    });
     if checked.is_err() {
         super::place::remove(&path);
     }
-    checked.map(|()| Source::Downloaded(path))
+    checked
 }
 
 async fn of_package(api: &Api, request: &FetchRequest, source: bool) -> Result<Archive, Error> {

@@ -1,15 +1,16 @@
-//! Downloads an archive to a file, within bounds.
+//! Downloads an archive, within bounds: into memory when it is small, else to a file.
 
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use farplane_functions_types::auth::Key;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HOST, LOCATION};
 use hyper::{Request, Response, StatusCode, Uri};
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWriteExt as _, BufWriter};
 use tokio::time::timeout;
 
 use super::Error;
@@ -19,6 +20,10 @@ use crate::client::{is_storage, no_body, send, sign};
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a server may send nothing.
 const IDLE_DEADLINE: Duration = Duration::from_secs(30);
+/// Up to this size an archive is unpacked from memory: it is not written twice.
+const MEMORY_BYTES: u64 = 32 << 20;
+/// How much is written to a file at a time, each time by another thread.
+const PIECE_BYTES: usize = 1 << 20;
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
 /// Pauses between attempts at a server that is not there: one that is being replaced.
@@ -41,11 +46,20 @@ pub struct Download<'a> {
     pub path: &'a Path,
 }
 
-/// Downloads; returns the SHA-256 of the bytes, hex. The file may be there after a failure too.
+/// What came.
+#[derive(Debug)]
+pub struct Downloaded {
+    /// SHA-256 of the bytes, hex.
+    pub digest: String,
+    /// The bytes; none when they are in the file.
+    pub bytes: Option<Bytes>,
+}
+
+/// Downloads. The file may be there after a failure too.
 ///
 /// # Errors
 /// When the server does not send all of it, or too much.
-pub async fn download(download: Download<'_>) -> Result<String, Error> {
+pub async fn download(download: Download<'_>) -> Result<Downloaded, Error> {
     let mut url = parse(download.url, None)?;
     let mut pauses = PAUSES.iter();
     for _ in 0..=REDIRECTS {
@@ -120,7 +134,7 @@ async fn save(
     download: &Download<'_>,
     url: &Uri,
     response: Response<Incoming>,
-) -> Result<String, Error> {
+) -> Result<Downloaded, Error> {
     let too_large = || Error::DownloadTooLarge {
         url: shown(download, url),
         limit: download.limit,
@@ -130,10 +144,12 @@ async fn save(
     if length.is_some_and(|length| length > download.limit) {
         return Err(too_large());
     }
-    let path = download.path;
-    let mut file = tokio::fs::File::create_new(path)
-        .await
-        .map_err(Error::disk("make", path))?;
+    let mut to = match length {
+        Some(length) if length <= MEMORY_BYTES => To::Memory(BytesMut::with_capacity(
+            usize::try_from(length).unwrap_or(0),
+        )),
+        _ => To::file(download.path).await?,
+    };
     let mut body = response.into_body();
     let (mut hasher, mut size) = (Sha256::new(), 0);
     while let Some(frame) = next(download, url, &mut body).await? {
@@ -145,12 +161,47 @@ async fn save(
             return Err(too_large());
         }
         hasher.update(bytes);
-        file.write_all(bytes)
-            .await
-            .map_err(Error::disk("write", path))?;
+        to.write(bytes, download.path).await?;
     }
-    file.flush().await.map_err(Error::disk("write", path))?;
-    Ok(hex::encode(hasher.finalize()))
+    Ok(Downloaded {
+        digest: hex::encode(hasher.finalize()),
+        bytes: to.end(download.path).await?,
+    })
+}
+
+/// Where bytes go.
+enum To {
+    Memory(BytesMut),
+    File(BufWriter<tokio::fs::File>),
+}
+
+impl To {
+    async fn file(path: &Path) -> Result<Self, Error> {
+        let file = tokio::fs::File::create_new(path).await;
+        let file = file.map_err(Error::disk("make", path))?;
+        Ok(Self::File(BufWriter::with_capacity(PIECE_BYTES, file)))
+    }
+
+    async fn write(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        match self {
+            Self::Memory(all) => all.extend_from_slice(bytes),
+            Self::File(file) => {
+                let written = file.write_all(bytes).await;
+                written.map_err(Error::disk("write", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(self, path: &Path) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Memory(all) => Ok(Some(all.freeze())),
+            Self::File(mut file) => {
+                file.flush().await.map_err(Error::disk("write", path))?;
+                Ok(None)
+            }
+        }
+    }
 }
 
 async fn next(
