@@ -25,6 +25,8 @@ pub(crate) use merge::merge;
 pub(crate) const FETCHER: &str = "fetcher";
 /// Annotation: the container that runs functions; `kubectl logs` takes it too.
 pub(crate) const MAIN_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// A Pod that waits for code is ready when its runtime is: what is counted can be used.
+const POOL_FETCHER: [&str; 2] = ["fetcher", "-wait-for-runtime"];
 /// Label that tells apart the pools of an environment's templates.
 const POOL: &str = "farplane.io/pool";
 /// Volume with the fetcher's token; no other container may mount it.
@@ -143,7 +145,7 @@ pub(crate) fn pool(
     environment: &Environment,
     platform: &Platform,
 ) -> Result<PoolTemplate, Refused> {
-    let spec = with_fetcher(environment, platform, &["fetcher".to_owned()])?;
+    let spec = with_fetcher(environment, platform, &POOL_FETCHER.map(str::to_owned))?;
     let runtime_hash = runtime_hash(environment);
     let hash = digest(&json!([spec, runtime_hash]));
     let hash = hash.get(..12).unwrap_or_default().to_owned();

@@ -152,6 +152,19 @@ async fn a_runtime_that_starts_late_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_pod_that_waits_for_code_is_ready_when_its_runtime_listens() {
+    let mut pod = Pod::generic(|settings| settings.wait_for_runtime = true).await;
+    let fetcher = pod.fetcher;
+    let ready = tokio::spawn(async move {
+        call(fetcher, Method::GET, "/readiness-healthz", vec![], None).await
+    });
+    // A runtime takes longer to start than a probe that does not wait takes to be answered.
+    pod.start_runtime();
+    assert_eq!(ready.await.unwrap().0, StatusCode::OK);
+    tokio::net::TcpStream::connect(pod.runtime).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_runtime_that_never_listens_is_given_up() {
     let pod = Pod::generic(|settings| settings.listen_deadline = Duration::ZERO).await;
     let request = pod.request(literal(b"x"), "main.main");

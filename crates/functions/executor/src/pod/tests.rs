@@ -65,7 +65,7 @@ fn only_the_fetcher_has_a_token_and_keys() {
         fetcher["env"][0]["valueFrom"]["secretKeyRef"]["key"],
         "fetcherKey"
     );
-    assert_eq!(fetcher["args"], json!(["fetcher"]));
+    assert_eq!(fetcher["args"], json!(POOL_FETCHER));
     assert_eq!(fetcher["readinessProbe"]["periodSeconds"], 1);
 }
 

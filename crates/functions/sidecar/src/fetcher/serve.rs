@@ -67,7 +67,7 @@ struct Fetcher {
 #[derive(Clone, Debug)]
 enum Readiness {
     Ready,
-    /// The code is on its way for the first time.
+    /// The runtime starts, or the code is on its way for the first time.
     Loading,
     /// It did not load; it is tried again.
     Failed(String),
@@ -77,6 +77,7 @@ impl Fetcher {
     fn new(settings: Settings, client: Option<kube::Client>) -> Self {
         let readiness = match settings.startup {
             Some(_) => Readiness::Loading,
+            None if settings.wait_for_runtime => Readiness::Loading,
             None => Readiness::Ready,
         };
         Self {
@@ -114,8 +115,8 @@ impl Fetcher {
         reply.unwrap_or_else(|error| error.reply(COMPONENT))
     }
 
-    /// Code that is loading for the first time is waited for: a probe that fails is repeated a
-    /// second later, and most code loads sooner.
+    /// A runtime that starts and code that is loading for the first time are waited for: a probe
+    /// that fails is repeated a second later, and most take less.
     async fn readiness(&self) -> Reply {
         let mut seen = self.readiness.subscribe();
         let settled = seen.wait_for(|now| !matches!(now, Readiness::Loading));
@@ -236,8 +237,20 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Says that the Pod is ready once its runtime listens.
+    async fn listening(&self) {
+        let (runtime, deadline) = (self.settings.runtime, self.settings.listen_deadline);
+        while let Err(error) = load::connect(runtime, deadline).await {
+            tracing::warn!(%error, "the runtime does not listen yet");
+        }
+        self.readiness.send_replace(Readiness::Ready);
+    }
+
     async fn at_startup(&self) {
         let Some(request) = self.settings.startup.as_deref() else {
+            if self.settings.wait_for_runtime {
+                self.listening().await;
+            }
             return;
         };
         let restarted = self.claims().begin(request).is_err();

@@ -1,4 +1,5 @@
-//! What a fetcher is told: by its arguments (Fission's) and its environment.
+//! What a fetcher is told: by its arguments (Fission's, and `-wait-for-runtime`) and its
+//! environment.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub pod: String,
     /// Specialise at once, without a request.
     pub startup: Option<Box<SpecializeRequest>>,
+    /// Say that the Pod is ready when the runtime listens, not before. A builder never does.
+    pub wait_for_runtime: bool,
     /// How much is unpacked.
     pub limits: Limits,
     /// Largest download, in bytes.
@@ -59,6 +62,7 @@ impl Default for Settings {
             namespace: String::new(),
             pod: String::new(),
             startup: None,
+            wait_for_runtime: false,
             limits: Limits::default(),
             download_limit: 256 << 20,
             listen_deadline: Duration::from_secs(60),
@@ -73,7 +77,7 @@ pub enum SettingsError {
     /// An argument that is not known.
     #[error(
         "argument {0:?} is not known; usage: fetcher [-specialize-on-startup] \
-         [-specialize-request JSON] [-secret-dir DIR] [-cfgmap-dir DIR] [SHARED-DIR]"
+         [-specialize-request JSON] [-wait-for-runtime] [-secret-dir DIR] [-cfgmap-dir DIR] [SHARED-DIR]"
     )]
     Argument(String),
     /// An argument without its value.
@@ -122,6 +126,7 @@ impl Settings {
                 "specialize-on-startup" if name.starts_with('-') => {
                     at_startup = inline.as_deref() != Some("false");
                 }
+                "wait-for-runtime" if name.starts_with('-') => settings.wait_for_runtime = true,
                 "specialize-request" => request = Some(value("-specialize-request")?),
                 "secret-dir" => settings.secrets = value("-secret-dir")?.into(),
                 "cfgmap-dir" => settings.configs = value("-cfgmap-dir")?.into(),
