@@ -1,10 +1,11 @@
 //! End-to-end tests: a real hub, real lab hosts, real clusters, driven as a person would,
 //! by `farplane` and `kubectl`.
 //!
-//! Scenarios run one after the other on one hub of their own name, in the order of
-//! [`scenarios::all`]; a later one may build on what an earlier one left. A failed scenario
-//! does not stop the others. Waiting is for conditions: [`world::World::eventually`]. At the
-//! end the hub is purged and the machine compared with what it was before.
+//! Scenarios are in lanes ([`scenarios::all`]), which run beside each other, each on a hub of its
+//! own. In a lane one runs after the other; a later one may build on what an earlier one left. A
+//! failed scenario does not stop the others. Waiting is for conditions:
+//! [`world::World::eventually`]. At the end the hubs are purged and the machine is compared with
+//! what it was before.
 
 mod clock;
 mod machine;
@@ -16,8 +17,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Parser;
+
+use scenarios::{Lane, Scenario};
+use world::World;
 
 /// Runs the end-to-end scenarios.
 #[derive(Parser, Debug)]
@@ -28,7 +32,7 @@ struct Arguments {
     /// Folder with programs of other projects that scenarios drive: `fission`.
     #[arg(long)]
     tools: Option<PathBuf>,
-    /// Name of the hub that the scenarios make and purge.
+    /// Name of the hub that the scenarios make and purge; those of further lanes begin with it.
     #[arg(long, default_value = "e2e")]
     hub: String,
     /// Only scenarios whose name contains this text (set-up scenarios always run).
@@ -56,52 +60,100 @@ fn main() -> ExitCode {
     if let [seconds, command @ ..] = arguments.shift_clock.as_slice() {
         return shifted(seconds, command);
     }
-    let outage = Duration::from_secs(arguments.outage);
-    let tools = arguments.tools.as_deref();
-    let world = match world::World::new(&arguments.dist, tools, &arguments.hub, outage) {
-        Ok(world) => world,
+    match run_all(&arguments) {
+        Ok(ending) => {
+            println!("{} passed, {} failed", ending.passed, ending.failed);
+            ExitCode::from(u8::from(ending.failed > 0))
+        }
         Err(error) => {
             eprintln!("e2e: {error:#}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    let (mut passed, mut failed) = (0_u32, 0_u32);
-    for scenario in scenarios::all() {
-        let wanted = arguments
-            .only
-            .as_ref()
-            .is_none_or(|text| scenario.name.contains(text.as_str()));
-        if !wanted && !scenario.set_up || arguments.keep && scenario.tear_down {
-            continue;
-        }
-        let started = Instant::now();
-        eprintln!("e2e: {} ...", scenario.name);
-        match (scenario.body)(&world) {
+    }
+}
+
+/// How many scenarios ended how.
+#[derive(Default)]
+struct Ending {
+    passed: u32,
+    failed: u32,
+}
+
+impl Ending {
+    fn count(&mut self, name: &str, started: Instant, result: &anyhow::Result<()>) {
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
             Ok(()) => {
-                passed += 1;
-                println!(
-                    "ok      {:>6.1}s  {}",
-                    started.elapsed().as_secs_f64(),
-                    scenario.name
-                );
+                self.passed += 1;
+                println!("ok      {seconds:>6.1}s  {name}");
             }
             Err(error) => {
-                failed += 1;
-                println!(
-                    "FAILED  {:>6.1}s  {}: {error:#}",
-                    started.elapsed().as_secs_f64(),
-                    scenario.name
-                );
-                world.keep_evidence(scenario.name);
+                self.failed += 1;
+                println!("FAILED  {seconds:>6.1}s  {name}: {error:#}");
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+}
+
+fn run_all(arguments: &Arguments) -> anyhow::Result<Ending> {
+    let marker = format!("/farplane-hub/{}", arguments.hub);
+    let before = machine::Machine::look(&marker)?;
+    let lanes: Vec<Lane> = scenarios::all().into_iter().collect();
+    let mut ending = Ending::default();
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = lanes
+            .into_iter()
+            .map(|lane| scope.spawn(|| run_lane(arguments, lane)))
+            .collect();
+        for lane in lanes {
+            let lane = lane.join().map_err(|_| anyhow!("a scenario panicked"))??;
+            ending.passed += lane.passed;
+            ending.failed += lane.failed;
+        }
+        anyhow::Ok(())
+    })?;
+    if !arguments.keep {
+        let started = Instant::now();
+        let after = machine::Machine::look(&marker)?;
+        let left = after.beyond(&before);
+        let result = match left.is_empty() {
+            true => Ok(()),
+            false => Err(anyhow!("left behind: {left:#?}")),
+        };
+        ending.count("purge_leaves_nothing_on_the_machine", started, &result);
     }
+    Ok(ending)
+}
+
+fn run_lane(arguments: &Arguments, lane: Lane) -> anyhow::Result<Ending> {
+    let wanted = |scenario: &Scenario| {
+        let text = arguments.only.as_ref();
+        text.is_none_or(|text| scenario.name.contains(text.as_str()))
+    };
+    let mut ending = Ending::default();
+    if !lane
+        .scenarios
+        .iter()
+        .any(|scenario| wanted(scenario) && !scenario.tear_down)
+    {
+        return Ok(ending);
+    }
+    let hub = format!("{}{}", arguments.hub, lane.name);
+    let outage = Duration::from_secs(arguments.outage);
+    let world = World::new(&arguments.dist, arguments.tools.as_deref(), &hub, outage)?;
+    for scenario in lane.scenarios {
+        if !wanted(&scenario) && !scenario.set_up || arguments.keep && scenario.tear_down {
+            continue;
+        }
+        eprintln!("e2e: {} ...", scenario.name);
+        let started = Instant::now();
+        let result = (scenario.body)(&world);
+        ending.count(scenario.name, started, &result);
+        if result.is_err() {
+            world.keep_evidence(scenario.name);
+        }
+    }
+    Ok(ending)
 }
 
 fn shifted(seconds: &str, command: &[String]) -> ExitCode {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::machine::Machine;
 use crate::run::{Output, pause, run};
 
 /// Organization of most scenarios.
@@ -38,20 +37,17 @@ pub struct World {
     pub hub: String,
     /// How long the hub is to be away where a scenario takes it away.
     pub outage: Duration,
-    /// The machine before anything was started.
-    pub before: Machine,
     folder: tempfile::TempDir,
     hub_kubeconfig: OnceLock<PathBuf>,
 }
 
 impl World {
-    /// Finds the programs and looks at the machine.
+    /// Finds the programs.
     pub fn new(dist: &Path, tools: Option<&Path>, hub: &str, outage: Duration) -> Result<Self> {
         let dist = dist
             .canonicalize()
             .with_context(|| format!("find {}; run `make build` first", dist.display()))?;
         let folder = tempfile::tempdir().context("make a temporary folder")?;
-        let before = Machine::look(&format!("/farplane-hub/{hub}/"))?;
         Ok(Self {
             farplane: dist.join("bin/farplane"),
             kubectl: dist.join("bin/kubectl"),
@@ -59,7 +55,6 @@ impl World {
             tools: tools.map(Path::to_path_buf),
             hub: hub.to_owned(),
             outage,
-            before,
             folder,
             hub_kubeconfig: OnceLock::new(),
         })

@@ -1,4 +1,4 @@
-//! The scenarios, in the order in which they run.
+//! The scenarios, in lanes, and in the order in which they run there.
 
 mod bad_days;
 mod chart;
@@ -47,9 +47,30 @@ const fn set_up(name: &'static str, body: fn(&World) -> Result<()>) -> Scenario 
     }
 }
 
-/// Every scenario, in order.
+/// Scenarios that run one after the other, on a hub of their own.
+pub struct Lane {
+    /// Ending of the hub's name.
+    pub name: &'static str,
+    /// In order: later ones may need what earlier ones left.
+    pub scenarios: Vec<Scenario>,
+}
+
+/// Every scenario, in lanes that run beside each other: most of the time of each is waiting.
+pub fn all() -> [Lane; 2] {
+    [
+        Lane {
+            name: "",
+            scenarios: of_hosting(),
+        },
+        Lane {
+            name: "-functions",
+            scenarios: of_functions(),
+        },
+    ]
+}
+
 #[expect(clippy::too_many_lines, reason = "one ordered list")]
-pub fn all() -> Vec<Scenario> {
+fn of_hosting() -> Vec<Scenario> {
     vec![
         set_up("a_hub_comes_up_on_a_bare_machine", hub::comes_up),
         set_up("an_organization_gets_its_namespace", hub::organization),
@@ -71,6 +92,87 @@ pub fn all() -> Vec<Scenario> {
             workloads::logs_exec_port_forward,
         ),
         scenario("nodes_pull_images_from_the_hub", registry::pulls),
+        scenario("a_webhook_in_the_cluster_decides", workloads::webhook),
+        scenario(
+            "an_aggregated_api_in_the_cluster_answers",
+            workloads::aggregated_api,
+        ),
+        scenario(
+            "the_chart_makes_a_hub_on_a_farplane_made_cluster",
+            chart::installs,
+        ),
+        scenario("anonymous_requests_are_refused", security::anonymous),
+        scenario("secrets_are_encrypted_at_rest", security::secrets_at_rest),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_node_address",
+            security::node_address,
+        ),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_webhook",
+            security::webhook_url,
+        ),
+        scenario(
+            "a_tenant_reaches_nothing_at_the_hub_by_api_service",
+            security::api_service,
+        ),
+        scenario("colliding_names_stay_apart", security::colliding_names),
+        scenario(
+            "join_tokens_work_once_and_only_for_their_organization",
+            security::tokens,
+        ),
+        scenario("a_host_joins_through_a_proxy", proxy::joins),
+        scenario("the_agent_dies_and_pods_go_on", bad_days::agent_killed),
+        scenario("the_gateway_dies_and_comes_back", bad_days::gateway_killed),
+        scenario(
+            "the_api_server_dies_and_comes_back",
+            bad_days::api_server_killed,
+        ),
+        scenario("etcd_dies_and_nothing_is_lost", bad_days::etcd_killed),
+        scenario(
+            "the_controllers_die_and_come_back",
+            bad_days::controllers_killed,
+        ),
+        scenario("the_hub_stops_and_pods_go_on", bad_days::hub_stopped),
+        scenario("the_network_is_cut_and_restored", outages::network_cut),
+        scenario(
+            "a_site_that_is_cut_off_keeps_its_pods",
+            outages::site_cut_off,
+        ),
+        scenario(
+            "the_agent_is_upgraded_and_pods_go_on",
+            outages::agent_upgraded,
+        ),
+        scenario("several_gateways_serve_one_host", outages::several_gateways),
+        scenario("one_of_three_replicas_dies", outages::three_replicas),
+        scenario("a_cluster_beyond_the_limit_waits", outages::quota),
+        scenario(
+            "a_host_that_is_away_cleans_itself_when_back",
+            outages::host_away_at_deletion,
+        ),
+        scenario("a_port_in_use_is_named", troubles::port_in_use),
+        scenario("a_full_disk_is_named_and_heals", troubles::full_disk),
+        scenario(
+            "clocks_ten_minutes_apart_still_join",
+            clocks::ten_minutes_apart,
+        ),
+        scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
+        scenario("a_host_is_removed_to_nothing", deletion::host),
+        scenario(
+            "an_organization_is_deleted_to_nothing",
+            deletion::organization,
+        ),
+        purge(),
+    ]
+}
+
+#[expect(clippy::too_many_lines, reason = "one ordered list")]
+fn of_functions() -> Vec<Scenario> {
+    vec![
+        set_up("a_hub_for_functions_comes_up", hub::comes_up),
+        set_up("it_gets_an_organization", hub::organization),
+        set_up("it_gets_two_lab_hosts", hub::lab_hosts_join),
+        set_up("it_gets_a_cluster", hub::cluster),
+        set_up("it_gets_a_deployment", workloads::deployment),
         scenario("functions_are_installed", functions::installed),
         scenario("functions_in_python_answer", functions::python),
         scenario("functions_in_nodejs_answer", functions::nodejs),
@@ -158,80 +260,15 @@ pub fn all() -> Vec<Scenario> {
             "functions_are_uninstalled_to_nothing",
             functions::uninstalled,
         ),
-        scenario("a_webhook_in_the_cluster_decides", workloads::webhook),
-        scenario(
-            "an_aggregated_api_in_the_cluster_answers",
-            workloads::aggregated_api,
-        ),
-        scenario(
-            "the_chart_makes_a_hub_on_a_farplane_made_cluster",
-            chart::installs,
-        ),
-        scenario("anonymous_requests_are_refused", security::anonymous),
-        scenario("secrets_are_encrypted_at_rest", security::secrets_at_rest),
-        scenario(
-            "a_tenant_reaches_nothing_at_the_hub_by_node_address",
-            security::node_address,
-        ),
-        scenario(
-            "a_tenant_reaches_nothing_at_the_hub_by_webhook",
-            security::webhook_url,
-        ),
-        scenario(
-            "a_tenant_reaches_nothing_at_the_hub_by_api_service",
-            security::api_service,
-        ),
-        scenario("colliding_names_stay_apart", security::colliding_names),
-        scenario(
-            "join_tokens_work_once_and_only_for_their_organization",
-            security::tokens,
-        ),
-        scenario("a_host_joins_through_a_proxy", proxy::joins),
-        scenario("the_agent_dies_and_pods_go_on", bad_days::agent_killed),
-        scenario("the_gateway_dies_and_comes_back", bad_days::gateway_killed),
-        scenario(
-            "the_api_server_dies_and_comes_back",
-            bad_days::api_server_killed,
-        ),
-        scenario("etcd_dies_and_nothing_is_lost", bad_days::etcd_killed),
-        scenario(
-            "the_controllers_die_and_come_back",
-            bad_days::controllers_killed,
-        ),
-        scenario("the_hub_stops_and_pods_go_on", bad_days::hub_stopped),
-        scenario("the_network_is_cut_and_restored", outages::network_cut),
-        scenario(
-            "a_site_that_is_cut_off_keeps_its_pods",
-            outages::site_cut_off,
-        ),
-        scenario(
-            "the_agent_is_upgraded_and_pods_go_on",
-            outages::agent_upgraded,
-        ),
-        scenario("several_gateways_serve_one_host", outages::several_gateways),
-        scenario("one_of_three_replicas_dies", outages::three_replicas),
-        scenario("a_cluster_beyond_the_limit_waits", outages::quota),
-        scenario(
-            "a_host_that_is_away_cleans_itself_when_back",
-            outages::host_away_at_deletion,
-        ),
-        scenario("a_port_in_use_is_named", troubles::port_in_use),
-        scenario("a_full_disk_is_named_and_heals", troubles::full_disk),
-        scenario(
-            "clocks_ten_minutes_apart_still_join",
-            clocks::ten_minutes_apart,
-        ),
-        scenario("a_cluster_is_deleted_to_nothing", deletion::cluster),
-        scenario("a_host_is_removed_to_nothing", deletion::host),
-        scenario(
-            "an_organization_is_deleted_to_nothing",
-            deletion::organization,
-        ),
-        Scenario {
-            name: "purge_leaves_nothing_on_the_machine",
-            set_up: true,
-            tear_down: true,
-            body: deletion::purge,
-        },
+        purge(),
     ]
+}
+
+fn purge() -> Scenario {
+    Scenario {
+        name: "a_hub_is_purged",
+        set_up: true,
+        tear_down: true,
+        body: deletion::purge,
+    }
 }
