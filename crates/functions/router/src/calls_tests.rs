@@ -186,7 +186,9 @@ async fn calls_that_wait_for_a_deleted_function_end() {
         world.get("/f/gate").await
     };
     let delete = async {
-        until("the second waits", || slot.waiting() == 1).await;
+        // The first waits as well, until it has its instance.
+        let second = || instance.running() == 1 && slot.waiting() == 1;
+        until("the second waits", second).await;
         let (namespace, name) = ("default".to_owned(), "f".to_owned());
         world.router.apply(Event::FunctionGone { namespace, name });
     };
