@@ -25,6 +25,7 @@ pub mod files;
 pub mod identity;
 pub mod leave;
 pub mod listen;
+pub mod lock;
 pub mod pin;
 pub mod plan;
 pub mod renew;

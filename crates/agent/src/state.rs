@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use farplane_types::token::Token;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::files;
+use crate::{files, lock};
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +64,9 @@ impl Lock {
         let file = options
             .open(&path)
             .map_err(|source| StateError::OpenLock { path, source })?;
-        let _file =
-            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StateError::Locked {
-                directory: agent_dir.to_owned(),
-            })?;
+        let _file = lock::take(file).map_err(|_| StateError::Locked {
+            directory: agent_dir.to_owned(),
+        })?;
         Ok(Self { _file })
     }
 

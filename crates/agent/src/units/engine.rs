@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farplane_types::{HostPlanSpec, UnitState, UnitStatus};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use rand::Rng as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -195,8 +195,7 @@ fn lock(path: &Path) -> Result<Flock<std::fs::File>, Error> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     let file = options.open(path).map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| failed(io::Error::from(error)))
+    crate::lock::take(file).map_err(failed)
 }
 
 /// Pause after this many failures in a row; spread, so that hosts do not move in step.
