@@ -2,7 +2,7 @@
 //!
 //! [`Board`] remembers what the API server says of each trigger; [`Board::desired`] is pure. Only
 //! what differs is written, so that several routers write the same once, and a trigger that does
-//! not change costs nothing.
+//! not change costs nothing. Conditions of others, such as `Exposed`, are left to them.
 
 use std::collections::HashMap;
 
@@ -121,7 +121,7 @@ impl Seen {
         Self {
             uid: trigger.uid().unwrap_or_default(),
             generation: trigger.metadata.generation,
-            status: trigger.status.clone().unwrap_or_default(),
+            status: own(trigger.status.clone().unwrap_or_default()),
             function: trigger.spec.function_ref.clone(),
             invalid,
         }
@@ -135,7 +135,6 @@ impl Seen {
             None => Said::yes(READY, "calls are passed on"),
         };
         let mut conditions = self.status.conditions.clone();
-        conditions.retain(|one| one.type_ == ADMITTED || one.type_ == READY);
         for (kind, said) in [(ADMITTED, admitted), (READY, ready)] {
             set_condition(&mut conditions, kind, &said, self.generation, at);
         }
@@ -175,6 +174,13 @@ impl Seen {
         };
         known.missing(namespace, &function.name, label)
     }
+}
+
+/// What is ours of a status. The rest is of other field managers, and no reason to write.
+fn own(mut status: HTTPTriggerStatus) -> HTTPTriggerStatus {
+    let is_own = |type_: &str| type_ == ADMITTED || type_ == READY;
+    status.conditions.retain(|one| is_own(&one.type_));
+    status
 }
 
 /// Now, as the API server keeps times: to the second.

@@ -119,6 +119,28 @@ fn it_is_written_once_and_again_when_something_changed() {
 }
 
 #[test]
+fn conditions_of_others_are_no_reason_to_write() {
+    let spec = json!({"relativeurl": "/a"});
+    let mut board = Board::default();
+    board.note(&trigger(&spec, None));
+    let mut status = written(&board, &facts(&["f"]), 1).unwrap();
+    let other = json!({
+        "type": "Exposed", "status": "True", "reason": "Exposed", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    status
+        .conditions
+        .insert(0, serde_json::from_value(other).unwrap());
+    board.note(&trigger(&spec, Some(&status)));
+    assert_eq!(written(&board, &facts(&["f"]), 2), None);
+
+    // What is written says nothing of it: it is not ours to keep.
+    let next = written(&board, &facts(&[]), 3).unwrap();
+    let types: Vec<_> = words(&next).iter().map(|it| it.0).collect();
+    assert_eq!(types, ["RouteAdmitted", "Ready"]);
+}
+
+#[test]
 fn the_reason_says_why_there_is_no_route() {
     let f = facts(&["f"]);
     let both = |reason: &str| vec![("False".to_owned(), reason.to_owned()); 2];
