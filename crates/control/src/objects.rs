@@ -67,10 +67,20 @@ where
         tasks: &mut JoinSet<()>,
         strip: fn(&mut K),
     ) -> Self {
+        Self::start_at(Api::all(client.clone()), config, tasks, strip)
+    }
+
+    /// Watches some of those of a namespace, or of all.
+    pub fn start_at(
+        api: Api<K>,
+        config: watcher::Config,
+        tasks: &mut JoinSet<()>,
+        strip: fn(&mut K),
+    ) -> Self {
         let (store, writer) = reflector::store();
         let (changes, changed) = watch::channel(0);
         let (lists, listed) = watch::channel(false);
-        let events = watcher(Api::<K>::all(client.clone()), config)
+        let events = watcher(api, config)
             .backoff(crate::backoff::watch())
             .modify(move |object| {
                 object.managed_fields_mut().clear();
@@ -101,6 +111,11 @@ where
     pub async fn ready(&self) {
         // Fails only when the watch ended, and that is noticed elsewhere.
         _ = self.listed.clone().wait_for(|listed| *listed).await;
+    }
+
+    /// Whether all objects are known.
+    pub fn is_ready(&self) -> bool {
+        *self.listed.borrow()
     }
 
     /// Returns after the next change.

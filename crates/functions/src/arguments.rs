@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use farplane_functions_triggers::Exposure;
 
 /// What runs in the Pods of the function platform.
 #[derive(Parser)]
@@ -136,6 +137,10 @@ pub struct ControllerOptions {
     /// NATS server of triggers that name none.
     #[arg(long, env = "FARPLANE_NATS_URL")]
     pub nats_url: Option<String>,
+    /// What HTTPTriggers may ask for by way of Ingresses and HTTPRoutes: JSON, as the chart's value
+    /// `exposure`. Nothing when left out.
+    #[arg(long, env = "FARPLANE_EXPOSURE", default_value = "{}")]
+    pub exposure: Exposure,
     /// Address of the storage service.
     #[arg(long, env = "FARPLANE_STORAGE_URL")]
     pub storage_url: String,

@@ -147,6 +147,7 @@ async fn run_controllers(options: ControllerOptions, shutdown: CancellationToken
             directory: options.queue_directory,
         }),
         nats_url: options.nats_url,
+        exposure: options.exposure,
     };
     let probes = health::serve(options.common.metrics, shutdown.clone());
     let building = lead_builds(

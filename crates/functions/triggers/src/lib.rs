@@ -1,5 +1,6 @@
 //! What calls functions besides clients: timers, watches of Kubernetes, messages, and calls
-//! that nobody waits for; and what moves calls between functions: canaries and versions.
+//! that nobody waits for; what moves calls between functions: canaries and versions; and what
+//! leads clients to the router: Ingresses and HTTPRoutes.
 //!
 //! One of several processes works, whoever holds the lease `fission-triggers`; a process that
 //! loses it ends, so two never work at once. All calls go to the router's internal listener,
@@ -10,6 +11,7 @@ mod caller;
 mod canary;
 mod context;
 mod error;
+mod exposure;
 mod headers;
 mod invocations;
 mod messages;
@@ -35,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
+pub use exposure::{Exposure, PolicyError};
 pub use settings::{InvocationSettings, MetricsSource, Settings};
 
 use caller::Caller;
@@ -117,6 +120,10 @@ async fn work(
     parts.spawn(named("versions", versions::run(context.clone(), objects)));
     let canaries = Watched::start(&client, &mut watches);
     parts.spawn(named("canaries", canary::run(context.clone(), canaries)));
+    let routes = Watched::start(&client, &mut watches);
+    let ingresses = exposure::watch(&client, &context.settings.namespace, &mut watches);
+    let exposed = exposure::run(context.clone(), routes, ingresses);
+    parts.spawn(named("exposure", exposed));
     if let (Some(listener), Some(wanted)) = (listener, &context.settings.invocations) {
         let store = invocations::open(&wanted.directory)?;
         let queue = invocations::run(context.clone(), store, listener, aliases);

@@ -4,6 +4,7 @@
 //! `FARPLANE_TEST_BIN` names.
 
 mod canaries;
+mod exposure;
 mod invocations;
 mod messages;
 mod rabbit;
@@ -32,6 +33,7 @@ fn settings(router: &Router) -> Settings {
         cluster_domain: "cluster.local".into(),
         invocations: None,
         nats_url: None,
+        exposure: Exposure::default(),
     }
 }
 

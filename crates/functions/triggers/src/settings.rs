@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::exposure::Exposure;
+
 /// Settings of the triggers.
 #[derive(Clone)]
 pub struct Settings {
@@ -22,6 +24,8 @@ pub struct Settings {
     pub invocations: Option<InvocationSettings>,
     /// NATS server for destinations of type `nats-jetstream`, and for triggers that name none.
     pub nats_url: Option<String>,
+    /// What HTTPTriggers may ask for by way of Ingresses and HTTPRoutes.
+    pub exposure: Exposure,
 }
 
 impl std::fmt::Debug for Settings {
@@ -33,6 +37,7 @@ impl std::fmt::Debug for Settings {
             .field("router_url", &self.router_url)
             .field("metrics", &self.metrics)
             .field("invocations", &self.invocations)
+            .field("exposure", &self.exposure)
             .finish_non_exhaustive()
     }
 }

@@ -66,6 +66,12 @@ pub mod label {
     pub const SERVED: &str = "fission.io/served";
     /// `true` for instances made before they are called.
     pub const PROVISIONED: &str = "fission.io/provisioned";
+    /// Name of the trigger of an Ingress or HTTPRoute.
+    pub const TRIGGER_NAME: &str = "triggerName";
+    /// Its namespace.
+    pub const TRIGGER_NAMESPACE: &str = "triggerNamespace";
+    /// Its UID.
+    pub const EXPOSES: &str = "farplane.io/exposes";
     /// `fission` on Services of functions.
     pub const MANAGED_BY: &str = "fission.io/managed-by";
 }

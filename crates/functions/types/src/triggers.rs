@@ -176,7 +176,7 @@ pub struct HTTPTriggerStatus {
     /// Generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `RouteAdmitted`, `Ready`.
+    /// `RouteAdmitted`, `Ready`, and `Exposed` when an Ingress or Gateway route is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
