@@ -8,6 +8,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub const NAMESPACE: &str = "ns";
 
 /// A program of tests hangs when it has run for so long: all of them together take two minutes.
 const LONGEST: Duration = Duration::from_secs(900);
+
+/// First of the ports for tests, and how many there are.
+const PORTS: (u16, u32) = (20_000, 10_000);
 
 /// What this program of tests has started.
 static STARTED: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
@@ -69,10 +73,19 @@ fn end_what_hangs() {
     std::process::exit(101);
 }
 
-/// A port that is free now.
+/// A port that nobody listens at, and that is given to nobody else: a program may take its time to
+/// listen. Not one of those that the kernel gives to connections, which come and go all the while.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Tests of other processes begin elsewhere.
+    let first = std::process::id().wrapping_mul(97);
+    loop {
+        let next = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.1;
+        let port = PORTS.0 + u16::try_from(next).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Directory of the built programs.

@@ -35,6 +35,11 @@ const MADE: [&str; 3] = [
     "fission.io/managed-by=fission",
     "owner=buildermgr",
 ];
+/// Kinds of what leads to routes from outside; the cluster may lack the second.
+const EXPOSING: [(&str, &str); 2] = [
+    ("networking.k8s.io", "Ingress"),
+    ("gateway.networking.k8s.io", "HTTPRoute"),
+];
 /// A volume with the archives.
 const VOLUME: &str = "PersistentVolumeClaim";
 
@@ -120,10 +125,14 @@ fn kinds() -> Vec<ApiResource> {
         .collect()
 }
 
-/// Every object of a kind; none when the kind is unknown.
-async fn all_of(client: &Client, kind: &ApiResource) -> Result<Vec<DynamicObject>> {
+/// Every object of a kind that a list finds; none when the kind is unknown.
+async fn all_of(
+    client: &Client,
+    kind: &ApiResource,
+    list: &ListParams,
+) -> Result<Vec<DynamicObject>> {
     let api = Api::<DynamicObject>::all_with(client.clone(), kind);
-    match api.list(&ListParams::default()).await {
+    match api.list(list).await {
         Ok(list) => Ok(list.items),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         Err(error) => Err(platform::about("list", &kind.kind, "").explain(error)),
@@ -140,26 +149,26 @@ async fn delete_objects(app: &App, args: &UninstallArgs, client: &Client) -> Res
     wait::poll(goal, async || {
         let mut left = 0;
         for kind in &kinds {
-            for object in all_of(client, kind).await? {
+            for object in all_of(client, kind, &ListParams::default()).await? {
                 left += 1;
-                if object.metadata.deletion_timestamp.is_some() {
-                    continue;
+                if object.metadata.deletion_timestamp.is_none() {
+                    delete(client, kind, &object).await?;
                 }
-                let name = object.name_any();
-                let api = match object.namespace() {
-                    Some(namespace) => Api::namespaced_with(client.clone(), &namespace, kind),
-                    None => Api::<DynamicObject>::all_with(client.clone(), kind),
-                };
-                gone(
-                    api.delete(&name, &DeleteParams::background()).await,
-                    &kind.kind,
-                    &name,
-                )?;
             }
         }
         Ok(progress("objects", left))
     })
     .await
+}
+
+async fn delete(client: &Client, kind: &ApiResource, object: &DynamicObject) -> Result<()> {
+    let name = object.name_any();
+    let api = match object.namespace() {
+        Some(namespace) => Api::namespaced_with(client.clone(), &namespace, kind),
+        None => Api::<DynamicObject>::all_with(client.clone(), kind),
+    };
+    let deleted = api.delete(&name, &DeleteParams::background()).await;
+    gone(deleted, &kind.kind, &name)
 }
 
 fn progress(name: &str, left: usize) -> Verdict {
@@ -198,7 +207,8 @@ async fn wait_platform(app: &App, args: &UninstallArgs, client: &Client) -> Resu
     .await
 }
 
-/// Deployments, Services and Pods of pools, functions and builders.
+/// Deployments, Services and Pods of pools, functions and builders, and what leads to routes from
+/// outside.
 async fn delete_workloads(client: &Client) -> Result<()> {
     for label in MADE {
         let list = ListParams::default().labels(label);
@@ -206,6 +216,13 @@ async fn delete_workloads(client: &Client) -> Result<()> {
         delete_all::<Deployment>(client, &list).await?;
         delete_all::<Service>(client, &list).await?;
         delete_all::<Pod>(client, &list).await?;
+    }
+    let list = ListParams::default().labels(names::label::EXPOSES);
+    for (group, kind) in EXPOSING {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        for object in all_of(client, &kind, &list).await? {
+            delete(client, &kind, &object).await?;
+        }
     }
     Ok(())
 }
