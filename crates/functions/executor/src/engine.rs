@@ -30,6 +30,8 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// First and longest pause between two tries to connect to a Pod that starts.
 const PROBE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// How long a Pod that was taken stays its pool's while callers wait for others.
+const CROWDED: Duration = Duration::from_secs(3);
 /// A specialisation that another executor began may still end well.
 const UNFINISHED: Duration = Duration::from_secs(20);
 /// Longest pause after a write failed.
@@ -51,6 +53,8 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// Somebody waits for a pool, or nobody does any more.
     pub demand: Notify,
+    /// Callers may have what they waited for.
+    settled: Notify,
     /// Outcomes, for statuses of functions.
     reports: mpsc::UnboundedSender<Report>,
     pub tasks: TaskTracker,
@@ -67,6 +71,7 @@ impl Drop for Place<'_> {
         let effects = self.engine.state().prune(self.environment);
         self.engine.run(effects);
         self.engine.demand.notify_one();
+        self.engine.settled.notify_waiters();
     }
 }
 
@@ -91,6 +96,7 @@ impl Engine {
             metrics,
             state: Mutex::default(),
             demand: Notify::new(),
+            settled: Notify::new(),
             reports,
             tasks: TaskTracker::new(),
         }
@@ -203,6 +209,7 @@ impl Engine {
                     tracing::debug!(pod = pod.name, ?said, "probed");
                     self.run(effects);
                     self.demand.notify_one();
+                    self.settled.notify_waiters();
                     return;
                 }
                 Err(error) => tracing::trace!(pod = pod.name, %error, "not ready yet"),
@@ -250,10 +257,11 @@ impl Engine {
             None => {
                 // Not waited for: the API server may be away.
                 let (engine, pod) = (self.clone(), pod.clone());
-                let labels = labels_of(&revision, false);
-                labelling = Some(tokio::spawn(
-                    async move { engine.label(&pod, &labels).await },
-                ));
+                let revision = revision.clone();
+                labelling = Some(tokio::spawn(async move {
+                    engine.uncrowded(&pod, &revision.environment).await;
+                    engine.label(&pod, &labels_of(&revision, false)).await;
+                }));
                 call.await
             }
         };
@@ -270,6 +278,7 @@ impl Engine {
                     if let Some(labelling) = labelling {
                         _ = labelling.await;
                     }
+                    self.uncrowded(&pod, &revision.environment).await;
                     self.label(&pod, &labels_of(&revision, true)).await;
                     self.demand.notify_one();
                     return;
@@ -308,6 +317,26 @@ impl Engine {
         }
         self.delete(&pod, "it could not be specialised", Grace::None)
             .await;
+    }
+
+    /// Waits until nobody waits for Pods of an environment. By its labels a Pod leaves its pool,
+    /// which starts another one in its place: those that callers wait for come first.
+    async fn uncrowded(&self, pod: &PodRef, environment: &str) {
+        let calm = async {
+            loop {
+                let mut settled = std::pin::pin!(self.settled.notified());
+                settled.as_mut().enable();
+                let waits = {
+                    let state = self.state();
+                    state.is_pooled(&pod.uid) && state.waiting(environment) > 0
+                };
+                if !waits {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        _ = tokio::time::timeout(CROWDED, calm).await;
     }
 
     fn tell(

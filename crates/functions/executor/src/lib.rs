@@ -17,6 +17,7 @@ mod backend;
 mod deploy;
 mod engine;
 mod error;
+mod extras;
 mod failed;
 mod fetcher;
 mod metrics;

@@ -27,8 +27,6 @@ pub(crate) const FETCHER: &str = "fetcher";
 pub(crate) const MAIN_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// A Pod that waits for code is ready when its runtime is: what is counted can be used.
 const POOL_FETCHER: [&str; 2] = ["fetcher", "-wait-for-runtime"];
-/// Label that tells apart the pools of an environment's templates.
-const POOL: &str = "farplane.io/pool";
 /// Volume with the fetcher's token; no other container may mount it.
 const TOKEN_VOLUME: &str = "fetcher-token";
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -151,7 +149,7 @@ pub(crate) fn pool(
     let hash = hash.get(..12).unwrap_or_default().to_owned();
     let mut labels = environment_labels(environment, "poolmgr");
     labels.insert(label::MANAGED.to_owned(), "true".into());
-    labels.insert(POOL.to_owned(), hash.clone().into());
+    labels.insert(label::POOL.to_owned(), hash.clone().into());
     let template = json!({
         "metadata": {
             "labels": labels,

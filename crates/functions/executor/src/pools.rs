@@ -2,8 +2,8 @@
 //!
 //! [`decide`] compares what there is with what there should be and is pure. The Deployment's
 //! name has a digest of its Pods' template: another template is another Deployment, and the old
-//! one goes when the new one has a Pod that is available. While callers wait, there are more
-//! Pods than the environment asks for.
+//! one goes when the new one has a Pod that is available. What callers wait for beyond that is
+//! made by [`extras`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,11 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
+use crate::extras;
 use crate::objects::{FIELD_MANAGER, Watched, is_code};
 use crate::pod::{Platform, PoolTemplate, Refused, pool};
 
-/// Most Pods that are made for callers that wait.
-const MOST_WAITING: usize = 50;
-/// A pool shrinks to its size when nobody has waited for so long.
+/// Pods that nobody waits for any more go after so long.
 const CALM: Duration = Duration::from_secs(1);
 /// Changes that arrive together cause one look.
 const DEBOUNCE: Duration = Duration::from_millis(2);
@@ -40,8 +39,6 @@ pub(crate) struct Wanted {
     /// Name of the Deployment.
     pub name: String,
     pub replicas: i32,
-    /// It may not become smaller now.
-    pub hold: bool,
 }
 
 /// A pool's Deployment that is.
@@ -71,17 +68,13 @@ pub(crate) fn decide(wanted: &[Wanted], seen: &[Seen], writer: &str) -> Vec<Acti
     let mut actions = Vec::new();
     for want in wanted {
         let is = |one: &&Seen| one.namespace == want.namespace && one.name == want.name;
-        let replicas = match seen.iter().find(is) {
-            Some(one) if one.ending => continue,
-            Some(one) if want.replicas < one.replicas && want.hold => one.replicas,
-            Some(_) | None => want.replicas,
-        };
-        let right = seen
-            .iter()
-            .find(is)
-            .is_some_and(|one| one.replicas == replicas && one.writer == writer);
+        let found = seen.iter().find(is);
+        if found.is_some_and(|one| one.ending) {
+            continue;
+        }
+        let right = found.is_some_and(|one| one.replicas == want.replicas && one.writer == writer);
         if !right {
-            actions.push(Action::Write(want.environment.clone(), replicas));
+            actions.push(Action::Write(want.environment.clone(), want.replicas));
         }
     }
     for one in seen.iter().filter(|one| !one.ending) {
@@ -103,13 +96,6 @@ pub(crate) fn decide(wanted: &[Wanted], seen: &[Seen], writer: &str) -> Vec<Acti
         }
     }
     actions
-}
-
-/// So many Pods are to wait for code.
-pub(crate) fn replicas(environment: &Environment, waiting: usize) -> i32 {
-    let size = environment.spec.pool_size();
-    let more = i32::try_from(waiting.min(MOST_WAITING)).unwrap_or(0);
-    size.max(more)
 }
 
 /// The Deployment of a pool.
@@ -139,7 +125,7 @@ pub(crate) fn deployment(
 }
 
 /// Goes with its environment, also while no executor runs.
-fn owner(environment: &Environment) -> Value {
+pub(crate) fn owner(environment: &Environment) -> Value {
     json!({
         "apiVersion": "fission.io/v1",
         "kind": "Environment",
@@ -245,7 +231,6 @@ impl Pools {
 
     /// Compares and writes once. Returns when to look again at the latest.
     async fn look(&mut self) -> Duration {
-        let now = Instant::now();
         let mut again = RESYNC;
         let mut wanted = Vec::new();
         let mut made = HashMap::new();
@@ -263,20 +248,11 @@ impl Pools {
                 }
             };
             let namespace = environment.namespace().unwrap_or_default();
-            let waiting = self.engine.state().waiting(&uid);
-            if waiting > 0 {
-                self.waited.insert(uid.clone(), now);
-            }
-            let hold = self.waited.get(&uid).is_some_and(|at| now - *at < CALM);
-            if hold {
-                again = again.min(CALM);
-            }
             wanted.push(Wanted {
                 name: names::pool(&environment.name_any(), &namespace, &template.hash),
                 namespace,
                 environment: uid.clone(),
-                replicas: replicas(environment, waiting),
-                hold,
+                replicas: environment.spec.pool_size(),
             });
             made.insert(uid, (environment.clone(), template));
         }
@@ -306,7 +282,45 @@ impl Pools {
                 self.refused(&action, &error);
             }
         }
+        for want in &wanted {
+            if let Some((environment, template)) = made.get(&want.environment) {
+                again = again.min(self.serve(want, environment, template).await);
+            }
+        }
         again
+    }
+
+    /// Makes Pods for callers that wait, and ends those that nobody waits for any more. Returns
+    /// when to look again at the latest.
+    async fn serve(
+        &mut self,
+        want: &Wanted,
+        environment: &Environment,
+        template: &PoolTemplate,
+    ) -> Duration {
+        let (uid, now) = (&want.environment, Instant::now());
+        let size = usize::try_from(want.replicas).unwrap_or(0);
+        let waiting = self.engine.state().waiting(uid);
+        if waiting > 0 {
+            self.waited.insert(uid.clone(), now);
+        }
+        let missing = self.engine.state().missing(uid, size);
+        let pod = extras::pod(environment, &want.name, template);
+        match extras::make(&self.engine, &want.namespace, &pod, missing).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(name = want.name, %error, "Pods for callers that wait were not made");
+                return RETRY;
+            }
+        }
+        match self.waited.get(uid) {
+            Some(at) if now - *at < CALM => CALM,
+            _ => {
+                let effects = self.engine.state().shed(uid, size);
+                self.engine.run(effects);
+                RESYNC
+            }
+        }
     }
 
     /// What the API server does not take as a Deployment is told to callers.
@@ -372,7 +386,6 @@ mod tests {
             environment: "e".into(),
             name: name.into(),
             replicas,
-            hold: false,
         }
     }
 
@@ -403,11 +416,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_grows_at_once_and_shrinks_when_nobody_has_waited_for_a_while() {
+    fn a_pool_is_as_large_as_its_environment_says() {
         assert_eq!(decide(&[want("a", 7)], &[is("a", 3, 3)], "me"), [write(7)]);
-        let mut held = want("a", 3);
-        held.hold = true;
-        assert_eq!(decide(&[held], &[is("a", 7, 3)], "me"), []);
         assert_eq!(decide(&[want("a", 3)], &[is("a", 7, 3)], "me"), [write(3)]);
     }
 
@@ -442,16 +452,5 @@ mod tests {
             decide(&[want("a", 3)], &[is("a", 3, 3)], "other"),
             [write(3)]
         );
-    }
-
-    #[test]
-    fn those_that_wait_get_pods_within_bounds() {
-        let mut environment = Environment::new("python", Default::default());
-        assert_eq!(replicas(&environment, 0), 3);
-        assert_eq!(replicas(&environment, 7), 7);
-        assert_eq!(replicas(&environment, 100_000), 50);
-        environment.spec.pool_size = Some(0);
-        assert_eq!(replicas(&environment, 0), 0);
-        assert_eq!(replicas(&environment, 1), 1);
     }
 }

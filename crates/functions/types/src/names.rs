@@ -62,6 +62,8 @@ pub mod label {
     pub const EXECUTOR_TYPE: &str = "executorType";
     /// `true` while a Pod is in its pool, `false` once it is an instance.
     pub const MANAGED: &str = "managed";
+    /// Tells apart the pools of an environment's templates; on Pods of a pool's Deployment.
+    pub const POOL: &str = "farplane.io/pool";
     /// `true` once an instance has its code.
     pub const SERVED: &str = "fission.io/served";
     /// `true` for instances made before they are called.

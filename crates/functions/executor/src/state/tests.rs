@@ -1,6 +1,7 @@
 //! Who gets which Pod.
 
 mod endings;
+mod extras;
 mod limits;
 
 use std::time::Duration;

@@ -38,6 +38,8 @@ pub(crate) struct PodView {
     pub environment: String,
     /// What it is an instance of, when its labels say so.
     pub labels: Option<Labels>,
+    /// A pool's Deployment counts it.
+    pub pooled: bool,
     /// Is being deleted, or has ended.
     pub ending: bool,
     /// Restarts of the runtime.
@@ -84,6 +86,7 @@ impl PodView {
                 .and_then(|status| status.pod_ip.as_deref())
                 .and_then(|ip| ip.parse().ok()),
             environment: label(label::ENVIRONMENT_UID),
+            pooled: labels.is_none() && pod.labels().contains_key(label::POOL),
             labels,
             ending: pod.metadata.deletion_timestamp.is_some()
                 || matches!(phase, Some("Failed" | "Succeeded")),

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Acquired, Answer, Effect, Phase, PodRef, State, instance};
+use super::{Acquired, Answer, Effect, Grace, Phase, PodRef, State, instance};
 use crate::failed::Failed;
 use crate::revision::{Revision, RevisionId};
 
+/// Most Pods that are made for callers that wait.
+const MOST_MISSING: usize = 50;
 /// A specialisation that breaks is tried with so many Pods.
 const ATTEMPTS: u8 = 3;
 
@@ -212,6 +214,59 @@ impl State {
     pub fn ready(&self, environment: &str) -> usize {
         let pool = self.pools.get(environment);
         pool.map_or(0, |pool| pool.ready.len())
+    }
+
+    /// Pods that callers wait for and that nobody makes, where a pool has `size` Pods: not those
+    /// that are on their way, nor those by which the pool's Deployment fills it again.
+    pub fn missing(&self, environment: &str, size: usize) -> usize {
+        let (mut coming, mut pooled) = (0, 0);
+        for entry in self.pods.values() {
+            if entry.view.environment != environment {
+                continue;
+            }
+            let is_coming = matches!(entry.phase, Phase::Coming) && entry.view.labels.is_none();
+            let hopeless = entry.view.trouble.as_ref().is_some_and(|it| it.lasting);
+            coming += usize::from(is_coming && !hopeless);
+            let is_ending = matches!(entry.phase, Phase::Ending);
+            pooled += usize::from(entry.view.pooled && !is_ending);
+        }
+        let waiting = self.waiting(environment).min(MOST_MISSING);
+        waiting.saturating_sub(coming + size.saturating_sub(pooled))
+    }
+
+    /// Ends Pods that no pool counts, where a pool has `size` Pods: those that nobody took, and
+    /// those that will never be ready.
+    pub fn shed(&mut self, environment: &str, size: usize) -> Vec<Effect> {
+        let mut surplus = self.ready(environment).saturating_sub(size);
+        let mut effects = Vec::new();
+        for entry in self.pods.values_mut() {
+            let view = &entry.view;
+            if view.environment != environment || view.pooled || view.labels.is_some() {
+                continue;
+            }
+            let hopeless = view.trouble.as_ref().is_some_and(|it| it.lasting);
+            match entry.phase {
+                Phase::Ready if surplus > 0 => surplus -= 1,
+                Phase::Coming if hopeless => {}
+                _ => continue,
+            }
+            entry.phase = Phase::Ending;
+            let why = "nobody waits for it any more";
+            effects.push(Effect::Delete(view.reference(), why, Grace::None));
+        }
+        if let Some(pool) = self.pools.get_mut(environment) {
+            let pods = &self.pods;
+            pool.ready.retain(|(_, uid)| {
+                let entry = pods.get(uid);
+                entry.is_some_and(|entry| matches!(entry.phase, Phase::Ready))
+            });
+        }
+        effects
+    }
+
+    /// True when a pool's Deployment counts a Pod.
+    pub fn is_pooled(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_some_and(|entry| entry.view.pooled)
     }
 
     /// Why no Pod of an environment will become ready soon; none while one may.
