@@ -98,13 +98,13 @@ pub fn node(world: &World) -> Result<()> {
     let moved = moved?;
     ensure!(moved.contains(&"one".to_owned()), "it runs on {moved:?}");
     world.kubectl(&["wait", "node/two", "--for=condition=Ready", "--timeout=60s"])?;
-    world.eventually("one instance is left", MINUTE * 2, || {
+    for _ in 0..10 {
         let answer = route(world, "/far")?.text();
-        ensure!(answer.contains("from afar"), "it said {answer:?}");
-        let nodes = nodes(world)?;
-        ensure!(nodes.len() == 1, "it runs on {nodes:?}");
-        Ok(())
-    })?;
+        ensure!(
+            answer.contains("from afar"),
+            "with both nodes it said {answer:?}"
+        );
+    }
     farplane(world, &["fn", "delete", "far", "--yes"])?;
     world.kubectl(&["delete", "environment.fission.io", "away"])?;
     Ok(())
