@@ -266,7 +266,7 @@ async fn nobody_without_a_signature_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
-async fn a_burst_never_makes_more_instances_than_allowed_and_grows_the_pool() {
+async fn a_burst_never_makes_more_instances_than_allowed_and_gets_pods_beside_the_pool() {
     let (server, cluster, executor) = scene(1).await;
     let limited = function(&server, "limited", json!({ "concurrency": 3 })).await;
     let known: Vec<&str> = Vec::new();
@@ -295,6 +295,14 @@ async fn a_burst_never_makes_more_instances_than_allowed_and_grows_the_pool() {
         .map(|answer| answer.unwrap().address)
         .collect();
     assert_eq!(addresses.len(), 10);
+    // The pool is what it was, and what nobody took is gone.
+    eventually("a pool of one", async || {
+        let generic = cluster.generic().await;
+        let stays = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none();
+        let left: Vec<&Pod> = generic.iter().filter(stays).collect();
+        (left.len() == 1 && left[0].labels().contains_key(label::POOL)).then_some(())
+    })
+    .await;
     executor.end().await;
 }
 

@@ -1,4 +1,4 @@
-//! What makes Pods of Deployments and runs them: each has an address of its own in 127.0.0.0/8
+//! What makes Pods of Deployments and runs all Pods: each has an address of its own in 127.0.0.0/8
 //! where a scripted fetcher and runtime listen.
 
 use std::collections::HashMap;
@@ -118,6 +118,29 @@ impl Cluster {
                 )
                 .await;
         }
+        self.start_pods().await;
+    }
+
+    /// Starts Pods of environments, whoever made them, as a kubelet would.
+    async fn start_pods(&self) {
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        let ours = ListParams::default().labels(label::EXECUTOR_TYPE);
+        let Ok(pods) = pods.list(&ours).await else {
+            return;
+        };
+        for pod in pods {
+            let has_address = pod.status.as_ref().is_some_and(|it| it.pod_ip.is_some());
+            if has_address || pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let namespace = pod.namespace().unwrap_or_default();
+            let ip = self.serve(&namespace).await;
+            let status = json!({ "status": {
+                "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }] } });
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
+            let (parameters, patch) = (PatchParams::default(), Patch::Merge(&status));
+            _ = api.patch_status(&pod.name_any(), &parameters, &patch).await;
+        }
     }
 
     async fn make(&self, deployment: &Deployment, api: &Api<Pod>) {
@@ -125,19 +148,7 @@ impl Cluster {
         let mut pod: Value = template;
         pod["metadata"]["generateName"] = format!("{}-", deployment.name_any()).into();
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        let Ok(pod) = api.create(&PostParams::default(), &pod).await else {
-            return;
-        };
-        let ip = self.serve(&pod.namespace().unwrap_or_default()).await;
-        let status = json!({ "status": {
-            "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }] } });
-        _ = api
-            .patch_status(
-                &pod.name_any(),
-                &PatchParams::default(),
-                &Patch::Merge(&status),
-            )
-            .await;
+        _ = api.create(&PostParams::default(), &pod).await;
     }
 
     /// Lets a fetcher and a runtime listen at an address of their own.
