@@ -146,6 +146,15 @@ async fn archives_of_others_and_wrong_ones_are_not_taken() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(words.contains("checksum is wrong"), "{words}");
 
+    // One that is unpacked while its checksum is computed.
+    std::fs::write(world.at("large"), vec![7; 500_000]).unwrap();
+    let large = world.upload("large", false).await;
+    std::fs::remove_file(world.at("large")).unwrap();
+    let (large, wrong) = (&large.archive_download_url, Checksum::of(b"other"));
+    let (status, words) = world.fetch("x", large, wrong).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(words.contains("checksum is wrong"), "{words}");
+
     let other = url.replace("demo", "other");
     let (status, words) = world.fetch("x", &other, Checksum::default()).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);

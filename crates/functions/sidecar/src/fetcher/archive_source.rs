@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use super::api::Api;
-use super::download::{Download, download};
+use super::download::{Download, Downloaded, download};
 use super::place::{Source, temporary};
 use super::settings::Settings;
 
@@ -51,12 +51,12 @@ pub async fn bring(
         path: &path,
     })
     .await;
-    let checked = found.and_then(|found| {
-        compare(expected, &found.digest)?;
-        Ok(match found.bytes {
-            Some(bytes) => Source::Memory(bytes),
-            None => Source::Downloaded(path.clone()),
-        })
+    let checked = found.and_then(|found| match (found, expected) {
+        (Downloaded::Memory(bytes), None) => Ok(Source::Memory(bytes)),
+        (Downloaded::Memory(bytes), Some(sum)) => Ok(Source::Unproven(bytes, sum.to_owned())),
+        (Downloaded::File(digest), _) => {
+            compare(expected, &digest).map(|()| Source::Downloaded(path.clone()))
+        }
     });
     if checked.is_err() {
         super::place::remove(&path);
@@ -98,7 +98,7 @@ fn expected(checksum: &Checksum) -> Result<Option<&str>, Error> {
     }
 }
 
-fn compare(expected: Option<&str>, found: &str) -> Result<(), Error> {
+pub(super) fn compare(expected: Option<&str>, found: &str) -> Result<(), Error> {
     match expected {
         Some(expected) if !expected.eq_ignore_ascii_case(found) => Err(Error::Checksum {
             expected: expected.to_owned(),

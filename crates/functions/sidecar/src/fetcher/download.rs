@@ -48,11 +48,11 @@ pub struct Download<'a> {
 
 /// What came.
 #[derive(Debug)]
-pub struct Downloaded {
-    /// SHA-256 of the bytes, hex.
-    pub digest: String,
-    /// The bytes; none when they are in the file.
-    pub bytes: Option<Bytes>,
+pub enum Downloaded {
+    /// The bytes.
+    Memory(Bytes),
+    /// They are in the file. SHA-256 of them, hex.
+    File(String),
 }
 
 /// Downloads. The file may be there after a failure too.
@@ -151,7 +151,7 @@ async fn save(
         _ => To::file(download.path).await?,
     };
     let mut body = response.into_body();
-    let (mut hasher, mut size) = (Sha256::new(), 0);
+    let mut size = 0;
     while let Some(frame) = next(download, url, &mut body).await? {
         let Some(bytes) = frame.data_ref() else {
             continue;
@@ -160,32 +160,30 @@ async fn save(
         if size > download.limit {
             return Err(too_large());
         }
-        hasher.update(bytes);
         to.write(bytes, download.path).await?;
     }
-    Ok(Downloaded {
-        digest: hex::encode(hasher.finalize()),
-        bytes: to.end(download.path).await?,
-    })
+    to.end(download.path).await
 }
 
 /// Where bytes go.
 enum To {
     Memory(BytesMut),
-    File(BufWriter<tokio::fs::File>),
+    File(Box<BufWriter<tokio::fs::File>>, Sha256),
 }
 
 impl To {
     async fn file(path: &Path) -> Result<Self, Error> {
         let file = tokio::fs::File::create_new(path).await;
         let file = file.map_err(Error::disk("make", path))?;
-        Ok(Self::File(BufWriter::with_capacity(PIECE_BYTES, file)))
+        let file = BufWriter::with_capacity(PIECE_BYTES, file);
+        Ok(Self::File(Box::new(file), Sha256::new()))
     }
 
     async fn write(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
         match self {
             Self::Memory(all) => all.extend_from_slice(bytes),
-            Self::File(file) => {
+            Self::File(file, hasher) => {
+                hasher.update(bytes);
                 let written = file.write_all(bytes).await;
                 written.map_err(Error::disk("write", path))?;
             }
@@ -193,12 +191,12 @@ impl To {
         Ok(())
     }
 
-    async fn end(self, path: &Path) -> Result<Option<Bytes>, Error> {
+    async fn end(self, path: &Path) -> Result<Downloaded, Error> {
         match self {
-            Self::Memory(all) => Ok(Some(all.freeze())),
-            Self::File(mut file) => {
+            Self::Memory(all) => Ok(Downloaded::Memory(all.freeze())),
+            Self::File(mut file, hasher) => {
                 file.flush().await.map_err(Error::disk("write", path))?;
-                Ok(None)
+                Ok(Downloaded::File(hex::encode(hasher.finalize())))
             }
         }
     }
