@@ -39,13 +39,17 @@ pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken
         watcher::Config::default(),
     )
     .owns(Api::<Deployment>::all(client.clone()), owned.clone())
-    .owns(Api::<Service>::all(client.clone()), owned)
-    .graceful_shutdown_on(shutdown.cancelled_owned());
+    .owns(Api::<Service>::all(client.clone()), owned);
     let context = Arc::new(Context { client, settings });
-    controller
+    let running = controller
         .run(reconcile, policy, context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+        .for_each(|_| std::future::ready(()));
+    // Not graceful: that did not always come to its end, and the next process begins from what
+    // the objects say.
+    tokio::select! {
+        () = running => {}
+        () = shutdown.cancelled() => {}
+    }
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the controller's signature")]
