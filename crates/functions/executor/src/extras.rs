@@ -52,13 +52,10 @@ pub(crate) fn pod(environment: &Environment, pool: &str, template: &PoolTemplate
 pub(crate) async fn make(
     engine: &Arc<Engine>,
     namespace: &str,
-    pod: &Value,
+    pod: Value,
     count: usize,
 ) -> Result<(), kube::Error> {
-    if count == 0 {
-        return Ok(());
-    }
-    let pod: Pod = serde_json::from_value(pod.clone()).map_err(kube::Error::SerdeError)?;
+    let pod: Pod = serde_json::from_value(pod).map_err(kube::Error::SerdeError)?;
     let api = Api::<Pod>::namespaced(engine.client.clone(), namespace);
     let parameters = PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),

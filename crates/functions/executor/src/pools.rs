@@ -305,10 +305,10 @@ impl Pools {
             self.waited.insert(uid.clone(), now);
         }
         let missing = self.engine.state().missing(uid, size);
-        let pod = extras::pod(environment, &want.name, template);
-        match extras::make(&self.engine, &want.namespace, &pod, missing).await {
-            Ok(()) => {}
-            Err(error) => {
+        if missing > 0 {
+            let pod = extras::pod(environment, &want.name, template);
+            let made = extras::make(&self.engine, &want.namespace, pod, missing).await;
+            if let Err(error) = made {
                 tracing::warn!(name = want.name, %error, "Pods for callers that wait were not made");
                 return RETRY;
             }

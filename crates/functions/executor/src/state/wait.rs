@@ -219,6 +219,10 @@ impl State {
     /// Pods that callers wait for and that nobody makes, where a pool has `size` Pods: not those
     /// that are on their way, nor those by which the pool's Deployment fills it again.
     pub fn missing(&self, environment: &str, size: usize) -> usize {
+        let waiting = self.waiting(environment).min(MOST_MISSING);
+        if waiting == 0 {
+            return 0;
+        }
         let (mut coming, mut pooled) = (0, 0);
         for entry in self.pods.values() {
             if entry.view.environment != environment {
@@ -230,7 +234,6 @@ impl State {
             let is_ending = matches!(entry.phase, Phase::Ending);
             pooled += usize::from(entry.view.pooled && !is_ending);
         }
-        let waiting = self.waiting(environment).min(MOST_MISSING);
         waiting.saturating_sub(coming + size.saturating_sub(pooled))
     }
 
