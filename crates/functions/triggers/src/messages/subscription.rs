@@ -19,9 +19,9 @@ use crate::subscriptions::Say;
 
 /// Pauses between two tries to reach a broker.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// For a broker to answer when a subscription begins.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// User names, passwords and the like, from the trigger's Secret.
 pub(crate) type Credentials = BTreeMap<String, String>;

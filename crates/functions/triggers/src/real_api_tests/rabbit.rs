@@ -201,6 +201,10 @@ fn certificate(directory: &std::path::Path) -> String {
 impl Drop for Rabbit {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = self.directory.path().join("rabbitmq-server.log");
+            eprintln!("{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
     }
 }
 
@@ -342,6 +346,7 @@ async fn rabbit_messages_outlive_the_server() {
         .condition::<MessageQueueTrigger>("m", "Ready", "False=BrokerUnavailable")
         .await;
     rabbit.restart();
+    rabbit.channel().await;
     server
         .condition::<MessageQueueTrigger>("m", "Ready", "True=Subscribed")
         .await;
