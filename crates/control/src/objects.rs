@@ -1,4 +1,4 @@
-//! Objects of the API: what a kind is, and watched copies of one.
+//! Objects of the API: what a kind is, watched copies of one, and how statuses are written.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -7,11 +7,13 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -144,4 +146,33 @@ pub fn now() -> Time {
 /// True when the API answered with this HTTP code.
 pub fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// Writes a status by server-side apply: only the fields of `manager`. One that was deleted
+/// meanwhile is left alone. One that was made anew gets the status of the old one, as the API
+/// server does not compare UIDs here; the watch tells of it, and it is written again.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn apply_status<K: Kind, S: Serialize>(
+    api: &Api<K>,
+    manager: &str,
+    object: &K,
+    status: &S,
+) -> Result<(), kube::Error> {
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": object.name_any() },
+        "status": status,
+    });
+    let parameters = PatchParams::apply(manager).force();
+    let written = api
+        .patch_status(&object.name_any(), &parameters, &Patch::Apply(&body))
+        .await;
+    match written {
+        // Nobody is left to tell.
+        Err(error) if !is_code(&error, 404) => Err(error),
+        _ => Ok(()),
+    }
 }

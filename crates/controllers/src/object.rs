@@ -39,31 +39,18 @@ pub(crate) async fn apply<K: Kind>(api: &Api<K>, object: &K) -> Result<K, Error>
     .map_err(Error::hub(format!("apply {}", describe(object))))
 }
 
-/// Writes a status by server-side apply: only our fields of it.
+/// Writes our fields of a status.
 pub(crate) async fn apply_status<K: Kind, S: Serialize>(
     api: &Api<K>,
     object: &K,
     status: &S,
 ) -> Result<(), Error> {
-    let body = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": object.name_any() },
-        "status": status,
-    });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match api
-        .patch_status(&object.name_any(), &parameters, &Patch::Apply(&body))
+    farplane_control::objects::apply_status(api, FIELD_MANAGER, object, status)
         .await
-    {
-        Ok(_) => Ok(()),
-        // Deleted meanwhile: nobody is left to tell.
-        Err(error) if is_code(&error, 404) => Ok(()),
-        Err(error) => Err(Error::hub(format!(
+        .map_err(Error::hub(format!(
             "write the status of {}",
             describe(object)
-        ))(error)),
-    }
+        )))
 }
 
 pub(crate) fn has_finalizer<K: Kind>(object: &K) -> bool {

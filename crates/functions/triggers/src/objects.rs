@@ -2,15 +2,14 @@
 
 pub(crate) use farplane_control::conditions::{READY, Said, set_condition};
 pub(crate) use farplane_control::objects::{Kind, Watched, is_code, now};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
-use serde_json::json;
 
 /// Owner of the fields that we write.
 pub(crate) const FIELD_MANAGER: &str = "farplane-triggers";
 
-/// Writes a status by server-side apply: only our fields of it.
+/// Writes our fields of a status.
 pub(crate) async fn apply_status<K, S>(
     client: &Client,
     object: &K,
@@ -22,19 +21,5 @@ where
 {
     let namespace = object.namespace().unwrap_or_default();
     let api = Api::<K>::namespaced(client.clone(), &namespace);
-    let body = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": object.name_any() },
-        "status": status,
-    });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let written = api
-        .patch_status(&object.name_any(), &parameters, &Patch::Apply(&body))
-        .await;
-    match written {
-        // Deleted meanwhile: nobody is left to tell.
-        Err(error) if !is_code(&error, 404) => Err(error),
-        _ => Ok(()),
-    }
+    farplane_control::objects::apply_status(&api, FIELD_MANAGER, object, status).await
 }
