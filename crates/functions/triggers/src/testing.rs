@@ -76,10 +76,6 @@ impl Router {
         }
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

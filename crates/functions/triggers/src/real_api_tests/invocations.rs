@@ -229,7 +229,9 @@ async fn calls_are_delivered_repeated_told_of_and_redriven() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs etcd, kube-apiserver and nats-server in FARPLANE_TEST_BIN"]
 async fn calls_outlive_the_process_and_results_reach_topics() {
-    let (server, router) = (world().await, Router::start().await);
+    // At a port that nobody else is given while there is no router.
+    let address = ([127, 0, 0, 1], free_port()).into();
+    let (server, router) = (world().await, Router::start_at(address).await);
     let nats = Nats::start().await;
     let directory = tempfile::tempdir().unwrap();
     let (mut settings, caller) = with_store(&router, directory.path().into());
@@ -241,7 +243,6 @@ async fn calls_outlive_the_process_and_results_reach_topics() {
     server
         .create::<Function>("f", json!({ "invocation": invocation }))
         .await;
-    let address = router.address();
     // Nobody answers: the calls wait.
     drop(router);
     let process = Process::start(&server, settings.clone());
