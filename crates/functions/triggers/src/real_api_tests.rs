@@ -9,6 +9,7 @@ mod invocations;
 mod messages;
 mod rabbit;
 mod versions;
+mod workflows;
 
 use std::time::Duration;
 

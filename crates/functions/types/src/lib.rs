@@ -16,6 +16,7 @@ pub mod raw;
 pub mod release;
 pub mod triggers;
 pub mod wire;
+pub mod workflow;
 
 pub use environment::{Environment, EnvironmentSpec};
 pub use function::{ExecutorType, Function, FunctionSpec, ObjectReference};
@@ -28,6 +29,7 @@ pub use triggers::{
     CorsConfig, FunctionReference, HTTPTrigger, HTTPTriggerSpec, KubernetesWatchTrigger,
     MessageQueueTrigger, TimeTrigger,
 };
+pub use workflow::{Workflow, WorkflowRun};
 
 /// Every definition, in the order in which they are applied.
 pub fn all_crds()
@@ -43,6 +45,8 @@ pub fn all_crds()
         HTTPTrigger::crd(),
         TimeTrigger::crd(),
         KubernetesWatchTrigger::crd(),
+        Workflow::crd(),
+        WorkflowRun::crd(),
         MessageQueueTrigger::crd(),
         CanaryConfig::crd(),
         FissionTenant::crd(),

@@ -26,7 +26,7 @@ impl std::fmt::Debug for SpecKind {
 }
 
 /// Every kind: what others refer to comes first.
-pub(super) const ALL: [SpecKind; 9] = [
+pub(super) const ALL: [SpecKind; 10] = [
     kind::<types::EnvironmentSpec>("Environment", "environments", "environment"),
     kind::<types::PackageSpec>("Package", "packages", "package"),
     kind::<types::FunctionSpec>("Function", "functions", "function"),
@@ -38,6 +38,7 @@ pub(super) const ALL: [SpecKind; 9] = [
         "watch",
     ),
     kind::<types::triggers::TimeTriggerSpec>("TimeTrigger", "timetriggers", "timer"),
+    kind::<types::workflow::WorkflowSpec>("Workflow", "workflows", "workflow"),
     kind::<types::triggers::MessageQueueTriggerSpec>(
         "MessageQueueTrigger",
         "messagequeuetriggers",
