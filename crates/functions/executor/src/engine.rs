@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// Somebody waits for a pool, or nobody does any more.
     pub demand: Notify,
+    /// Functions ask for more instances that are kept ready, or for fewer.
+    pub moved: Notify,
     /// Callers may have what they waited for.
     settled: Notify,
     /// Outcomes, for statuses of functions.
@@ -96,6 +98,7 @@ impl Engine {
             metrics,
             state: Mutex::default(),
             demand: Notify::new(),
+            moved: Notify::new(),
             settled: Notify::new(),
             reports,
             tasks: TaskTracker::new(),

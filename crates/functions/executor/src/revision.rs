@@ -39,7 +39,6 @@ pub(crate) struct Revision {
     pub concurrency: usize,
     pub idle: Duration,
     pub retain: usize,
-    pub provisioned: usize,
     pub once_only: bool,
     pub specialization: Duration,
     /// What the fetcher is told, and its SHA-256.
@@ -148,11 +147,6 @@ pub(crate) fn resolve(parts: &Parts<'_>) -> Result<Revision, Failed> {
         concurrency: spec.concurrency(),
         idle: Duration::from_secs(spec.idle_seconds()),
         retain: count(spec.retain_pods),
-        provisioned: count(
-            spec.provisioned_concurrency
-                .as_ref()
-                .map(|said| said.target),
-        ),
         once_only: spec.once_only,
         specialization: Duration::from_secs(spec.specialization_seconds()),
         request_digest: Sha256::digest(&request).into(),

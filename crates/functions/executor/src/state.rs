@@ -27,6 +27,7 @@ use farplane_functions_types::wire::{FetcherState, FunctionKey, Instance};
 use tokio::sync::oneshot;
 
 use crate::failed::Failed;
+use crate::provision::Floor;
 use crate::revision::{Revision, RevisionId};
 
 pub(crate) use reap::Summary;
@@ -133,6 +134,8 @@ pub(crate) struct State {
     pools: HashMap<String, Pool>,
     groups: HashMap<RevisionId, Group>,
     routers: HashMap<String, Instant>,
+    /// Instances that are kept ready.
+    floors: HashMap<RevisionId, Floor>,
     /// Environments that cannot have Pods, and why.
     refused: HashMap<String, String>,
     sequence: u64,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::engine::{Engine, Report};
 use crate::failed::Failed;
 use crate::objects::{READY, Said, apply_status, now, set_condition};
+use crate::provision::Floor;
 use crate::revision::{Revision, ready_package};
 use crate::services::Services;
 
@@ -39,35 +40,40 @@ pub(crate) struct Desired {
 }
 
 /// Instances that are made before they are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Provisioned {
     pub ready: i64,
-    pub target: i64,
-    /// What the function says; `target` has our limits.
-    pub said: i64,
+    pub floor: Floor,
+    /// What the function says for outside of its windows.
+    pub base: i64,
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Provisioned {
     fn of(engine: &Engine, function: &Function, revision: &Revision) -> Option<Self> {
-        let said = function.spec.provisioned_concurrency.as_ref()?.target;
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let live = number(engine.state().live(&revision.id()));
-        let target = number(crate::provision::target(revision));
-        Some(Self {
-            ready: live.min(target),
-            target,
-            said,
-        })
+        let base = function.spec.provisioned_concurrency.as_ref()?.target;
+        let id = revision.id();
+        let state = engine.state();
+        let floor = state.floor(&id)?.clone();
+        let ready = number(state.live(&id).min(floor.target));
+        Some(Self { ready, floor, base })
     }
 
-    fn words(self) -> Said {
-        let Self {
-            ready,
+    fn words(&self) -> Said {
+        let Floor {
             target,
             said,
-        } = self;
+            wrong,
+        } = &self.floor;
+        let ready = self.ready;
         let message = format!("{ready} of {target} instances are ready");
-        if ready < target {
+        if let Some(wrong) = wrong {
+            return Said::no("InvalidWindow", format!("{message}; {wrong}"));
+        }
+        if ready < number(*target) {
             return Said::no("Warming", message);
         }
         if target < said {
@@ -136,7 +142,7 @@ pub(crate) fn desired(
         };
         set_condition(&mut conditions, PACKAGE_READY, &said, generation, at);
     }
-    if let Some(provisioned) = provisioned {
+    if let Some(provisioned) = &provisioned {
         let said = provisioned.words();
         set_condition(&mut conditions, PROVISIONED, &said, generation, at);
     }
@@ -190,6 +196,7 @@ pub(crate) async fn run(engine: Arc<Engine>, mut reported: mpsc::UnboundedReceiv
             () = functions.changed() => {}
             () = packages.changed() => {}
             () = environments.changed() => {}
+            () = engine.moved.notified() => {}
             () = retry => {}
             Some(report) = reported.recv() => note(&mut news, report),
         }
@@ -275,10 +282,10 @@ async fn write(engine: &Engine, function: &Function, want: &Desired) -> Result<(
     if let Some(error) = &want.last_error {
         status["lastError"] = error.clone();
     }
-    if let Some(provisioned) = want.provisioned {
+    if let Some(provisioned) = &want.provisioned {
         status["provisionedReady"] = provisioned.ready.into();
-        status["provisionedTarget"] = provisioned.target.into();
-        status["provisionedSpecTarget"] = provisioned.said.into();
+        status["provisionedTarget"] = number(provisioned.floor.target).into();
+        status["provisionedSpecTarget"] = provisioned.base.into();
     }
     apply_status(&api, function, &status).await
 }
@@ -368,17 +375,22 @@ mod tests {
 
     #[test]
     fn what_is_provisioned_is_said() {
-        let words = |ready, target, said| {
-            Provisioned {
-                ready,
+        let words = |ready, target, said, wrong: Option<&str>| {
+            let wrong = wrong.map(str::to_owned);
+            let floor = Floor {
                 target,
                 said,
-            }
-            .words()
+                wrong,
+            };
+            let base = 1;
+            Provisioned { ready, floor, base }.words()
         };
-        assert_eq!(words(1, 3, 3).reason, "Warming");
-        assert_eq!(words(3, 3, 3).reason, "Satisfied");
-        assert_eq!(words(20, 20, 50).reason, "Clamped");
+        assert_eq!(words(1, 3, 3, None).reason, "Warming");
+        assert_eq!(words(3, 3, 3, None).reason, "Satisfied");
+        assert_eq!(words(20, 20, 50, None).reason, "Clamped");
+        let wrong = words(3, 3, 3, Some("window w: no"));
+        assert_eq!((wrong.holds, wrong.reason), (false, "InvalidWindow"));
+        assert!(wrong.message.contains("window w"));
     }
 
     #[test]

@@ -70,6 +70,34 @@ async fn provisioned_instances_are_there_before_the_first_call() {
     executor.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs etcd and kube-apiserver in FARPLANE_TEST_BIN"]
+async fn a_window_that_is_open_says_how_many_and_one_that_is_wrong_is_told() {
+    let (server, cluster, executor) = scene(1).await;
+    let always = json!({ "name": "always", "start": "* * * * * *", "duration": "1h", "target": 2 });
+    let said = json!({ "provisionedConcurrency": { "target": 1, "windows": [always] } });
+    function(&server, "warm", said).await;
+    let until = async |ready, target| {
+        eventually("the number of a window", async || {
+            let status = server.api::<Function>().get("warm").await.ok()?.status?;
+            assert_ne!(status.provisioned_spec_target, Some(2));
+            let seen = (status.provisioned_ready?, status.provisioned_target?);
+            (seen == (ready, target)).then_some(())
+        })
+        .await;
+    };
+    until(2, 2).await;
+    assert_eq!(cluster.specialised(), 2);
+    let wrong = json!({ "name": "wrong", "start": "61 * * * *", "duration": "1h", "target": 9 });
+    let change = json!({ "spec": { "provisionedConcurrency": { "windows": [wrong] } } });
+    server.patch::<Function>("warm", change).await;
+    until(1, 1).await;
+    server
+        .condition::<Function>("warm", "Provisioned", "False=InvalidWindow")
+        .await;
+    executor.end().await;
+}
+
 async fn deployed(server: &World, name: &str, strategy: Value) -> Function {
     let mut execution = json!({ "ExecutorType": "newdeploy", "MaxScale": 3 });
     let strategy = strategy.as_object().cloned().unwrap_or_default();

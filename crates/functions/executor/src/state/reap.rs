@@ -1,5 +1,6 @@
 //! Which instances are not needed any more.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use farplane_functions_types::wire::{FunctionKey, Usage};
 use serde::Serialize;
 
 use super::{Effect, Grace, Labels, Phase, State};
+use crate::provision::Floor;
 use crate::revision::{Revision, RevisionId};
 
 /// A router that said nothing for so long counts for nothing.
@@ -151,7 +153,9 @@ impl State {
             })
             .collect();
         unused.sort();
-        let keep = revision.retain.max(crate::provision::target(revision));
+        let keep = revision
+            .retain
+            .max(self.floor(id).map_or(0, |floor| floor.target));
         let spare = group.live.len().saturating_sub(keep);
         unused
             .into_iter()
@@ -159,6 +163,18 @@ impl State {
             .take(spare)
             .map(|(_, uid)| uid.clone())
             .collect()
+    }
+
+    /// Takes how many instances are kept ready. True when that is other than before.
+    pub fn set_floors(&mut self, floors: HashMap<RevisionId, Floor>) -> bool {
+        let moved = self.floors != floors;
+        self.floors = floors;
+        moved
+    }
+
+    /// How many instances of a revision are kept ready.
+    pub fn floor(&self, id: &RevisionId) -> Option<&Floor> {
+        self.floors.get(id)
     }
 
     /// Some router that is still heard of said that calls run there.

@@ -29,7 +29,6 @@ fn revision(name: &str, concurrency: usize) -> Arc<Revision> {
         concurrency,
         idle: Duration::from_secs(120),
         retain: 0,
-        provisioned: 0,
         once_only: false,
         specialization: Duration::from_secs(120),
         request: bytes::Bytes::new(),

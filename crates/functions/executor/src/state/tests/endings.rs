@@ -50,8 +50,14 @@ fn retained_and_provisioned_instances_stay() {
         let mut bench = Bench::new();
         let f = with(&revision("f", 9), |f| {
             f.retain = retain;
-            f.provisioned = provisioned;
         });
+        let floor = Floor {
+            target: provisioned,
+            said: provisioned,
+            wrong: None,
+        };
+        let floors = [(f.id(), floor)].into();
+        assert!(bench.state.set_floors(floors));
         bench.live(&f, 1);
         bench.live(&f, 2);
         bench.pass(1000);
