@@ -26,12 +26,14 @@ mod testing;
 mod timers;
 mod versions;
 mod watches;
+mod workflows;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -115,9 +117,23 @@ async fn work(
         versions: Watched::start(&client, &mut watches),
         aliases: Watched::start(&client, &mut watches),
         environments: Watched::start(&client, &mut watches),
+        packages: Watched::start_with(
+            &client,
+            watcher::Config::default(),
+            &mut watches,
+            versions::decide::strip,
+        ),
     };
     let aliases = objects.aliases.clone();
     parts.spawn(named("versions", versions::run(context.clone(), objects)));
+    let (all, runs) = (
+        Watched::start(&client, &mut watches),
+        Watched::start(&client, &mut watches),
+    );
+    parts.spawn(named(
+        "workflows",
+        workflows::run(context.clone(), all, runs),
+    ));
     let canaries = Watched::start(&client, &mut watches);
     parts.spawn(named("canaries", canary::run(context.clone(), canaries)));
     let routes = Watched::start(&client, &mut watches);

@@ -11,13 +11,13 @@
 //!
 //! [`decide`] is pure. Everything is looked at again after each change.
 
-mod decide;
+pub(crate) mod decide;
 mod effects;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use farplane_functions_types::{Environment, FunctionAlias, FunctionVersion};
+use farplane_functions_types::{Environment, FunctionAlias, FunctionVersion, Package};
 use kube::ResourceExt as _;
 use kube::runtime::events::{Recorder, Reporter};
 
@@ -36,7 +36,7 @@ pub(crate) const FUNCTION_UID: &str = "fission.io/function-uid";
 
 /// Changes that arrive together cause one look.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// After something failed, or a package that is not built yet.
+/// After something failed.
 const RETRY: Duration = Duration::from_secs(3);
 
 /// What is watched.
@@ -44,13 +44,16 @@ pub(crate) struct Watches {
     pub versions: Watched<FunctionVersion>,
     pub aliases: Watched<FunctionAlias>,
     pub environments: Watched<Environment>,
+    /// Without their code, see [`decide::strip`].
+    pub packages: Watched<Package>,
 }
 
 /// What was found out already.
 #[derive(Default)]
 struct Memory {
-    /// UID and generation of functions that are as their newest version.
-    unchanged: HashSet<(String, i64)>,
+    /// Functions that are as their newest version: by UID, their generation and what their
+    /// package was then.
+    unchanged: HashMap<String, (Option<i64>, Option<String>)>,
     /// Versions of which was told that they are still needed.
     told: HashSet<String>,
 }
@@ -61,6 +64,7 @@ pub(crate) async fn run(context: Context, mut watches: Watches) {
         watches.versions.ready().await;
         watches.aliases.ready().await;
         watches.environments.ready().await;
+        watches.packages.ready().await;
     };
     tokio::select! {
         () = ready => {}
@@ -86,6 +90,7 @@ pub(crate) async fn run(context: Context, mut watches: Watches) {
             () = watches.versions.changed() => {}
             () = watches.aliases.changed() => {}
             () = watches.environments.changed() => {}
+            () = watches.packages.changed() => {}
             () = retry => {}
             () = context.stop.cancelled() => return,
         }
@@ -108,20 +113,24 @@ async fn look(
         functions: &functions,
     };
     let mut settled = true;
+    let live: HashSet<String> = functions.iter().filter_map(|one| one.uid()).collect();
+    memory.unchanged.retain(|uid, _| live.contains(uid));
     for function in &functions {
-        let key = (
-            function.uid().unwrap_or_default(),
-            function.metadata.generation.unwrap_or(0),
-        );
-        if memory.unchanged.contains(&key) || !world.may_publish(function) {
+        let namespace = function.namespace().unwrap_or_default();
+        let package = &function.spec.package.package_ref.name;
+        let Some(package) = watches.packages.get(&namespace, package) else {
+            continue;
+        };
+        let uid = function.uid().unwrap_or_default();
+        let seen = (function.metadata.generation, package.resource_version());
+        if memory.unchanged.get(&uid) == Some(&seen) || !world.may_publish(function, &package) {
             continue;
         }
         let environment = &function.spec.environment.name;
-        let namespace = function.namespace().unwrap_or_default();
         let environment = watches.environments.get(&namespace, environment);
         match effects::publish(context, &world, function, environment.as_deref()).await {
             Ok(effects::Published::Made | effects::Published::Unchanged) => {
-                memory.unchanged.insert(key);
+                memory.unchanged.insert(uid, seen);
             }
             Ok(effects::Published::NotReady) => settled = false,
             Err(reason) => {

@@ -91,6 +91,12 @@ async fn versions_are_published_kept_and_deleted() {
     let status = alias.get("prod").await.unwrap().status.unwrap();
     assert_eq!(status.resolved_version, "f-v4");
     assert_eq!(status.history[0].version, "f-v1");
+    // A build of the package alone is a version too.
+    let code = json!({ "spec": { "deployment": { "literal": "Yg==" } } });
+    server.patch::<Package>("p", code).await;
+    until_versions(&server, &["f-v4", "f-v5"]).await;
+    let newest = packages.get("f-v5").await.unwrap();
+    assert_eq!(newest.spec.deployment.literal, "Yg==");
     // Another environment is told of.
     let image = json!({ "spec": { "runtime": { "image": "y" } } });
     server.patch::<Environment>("python", image).await;

@@ -21,6 +21,8 @@ use crate::versions::{FINALIZER, FUNCTION_NAME, FUNCTION_UID, SOURCE_PACKAGE};
 const RETAIN: i64 = 10;
 /// Moves of an alias that are remembered.
 const HISTORY: usize = 10;
+/// Put in place of code that is not kept.
+const LEFT_OUT: &str = "-";
 const RESOLVED: &str = "Resolved";
 const ENV_DRIFT: &str = "EnvDrift";
 
@@ -86,16 +88,20 @@ impl World<'_> {
             })
     }
 
-    /// True when a function is to be published, as far as one sees without its package.
-    pub fn may_publish(&self, function: &Function) -> bool {
+    /// True when a function is to be published, as far as one sees by its package without code.
+    pub fn may_publish(&self, function: &Function, package: &Package) -> bool {
         let mode = function.spec.versioning.as_ref();
         let is_auto =
             mode.is_some_and(|versioning| matches!(versioning.mode.as_str(), "" | "auto"));
+        if !is_auto || function.metadata.deletion_timestamp.is_some() || !is_built(package) {
+            return false;
+        }
         let generation = function.metadata.generation.unwrap_or(0);
-        let published = self.newest(function);
-        is_auto
-            && function.metadata.deletion_timestamp.is_none()
-            && published.is_none_or(|version| version.spec.function_generation < generation)
+        self.newest(function).is_none_or(|version| {
+            let digest = digest(package);
+            version.spec.function_generation < generation
+                || digest.is_some_and(|digest| digest != version.spec.package_digest)
+        })
     }
 
     /// The next version of a function.
@@ -188,6 +194,28 @@ fn is_built(package: &Package) -> bool {
         build_status::SUCCEEDED | build_status::NONE => !package.spec.deployment.is_empty(),
         "" => !package.spec.deployment.is_empty() && package.spec.source.is_empty(),
         _ => false,
+    }
+}
+
+/// Takes away what is not needed to see whether a package is another one.
+pub(crate) fn strip(package: &mut Package) {
+    let digest = digest(package);
+    package.annotations_mut().clear();
+    if let Some(status) = &mut package.status {
+        status.build_log.clear();
+    }
+    for archive in [&mut package.spec.source, &mut package.spec.deployment] {
+        if !archive.literal.is_empty() {
+            LEFT_OUT.clone_into(&mut archive.literal);
+        }
+    }
+    let checksum = &mut package.spec.deployment.checksum;
+    if checksum.sum.is_empty()
+        && let Some(sum) = digest
+            .as_deref()
+            .and_then(|one| one.strip_prefix("sha256:"))
+    {
+        *checksum = Checksum::sha256(sum.to_owned());
     }
 }
 

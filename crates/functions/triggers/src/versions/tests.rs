@@ -139,23 +139,29 @@ fn only_what_is_built_and_wanted_is_published() {
     empty.spec.deployment.url = "http://x".into();
     let outcome = publish(&[], &auto, &empty).unwrap_err();
     assert_eq!(outcome, NotPublished::NoDigest);
-    let may = |function: Arc<Function>, versions: &[Arc<FunctionVersion>]| {
+    let may = |function: Arc<Function>, versions: &[Arc<FunctionVersion>], package: &Package| {
         let functions = [function];
         let world = World {
             versions,
             aliases: &[],
             functions: &functions,
         };
-        world.may_publish(&functions[0])
+        world.may_publish(&functions[0], package)
     };
-    assert!(may(auto.clone(), &[]));
-    assert!(!may(function(1, json!({ "mode": "manual" })), &[]));
-    assert!(!may(function(1, Value::Null), &[]));
+    let code = package("code", "succeeded");
+    assert!(may(auto.clone(), &[], &code));
+    assert!(!may(function(1, json!({ "mode": "manual" })), &[], &code));
+    assert!(!may(function(1, Value::Null), &[], &code));
+    assert!(!may(auto.clone(), &[], &package("code", "running")));
     let mut published = (*version(1, json!({}))).clone();
     published.spec.function_generation = 1;
+    published.spec.package_digest = digest(&code).unwrap();
     let published = [Arc::new(published)];
-    assert!(!may(auto, &published));
-    assert!(may(function(2, json!({ "mode": "auto" })), &published));
+    assert!(!may(auto.clone(), &published, &code));
+    let again = function(2, json!({ "mode": "auto" }));
+    assert!(may(again, &published, &code));
+    // Its package was built anew.
+    assert!(may(auto, &published, &package("other", "succeeded")));
 }
 
 #[test]
@@ -271,4 +277,17 @@ fn a_version_that_is_needed_stays_until_it_is_not() {
     assert_eq!(steps(&versions, &aliases, &[]), ["f-v1 Release"]);
     let unguarded = [version(2, json!({ "finalizers": [] }))];
     assert_eq!(steps(&unguarded, &[], &functions), ["f-v2 AddFinalizer"]);
+}
+
+#[test]
+fn a_package_without_its_code_is_told_from_others() {
+    for (code, has_digest) in [("code", true), ("", false)] {
+        let whole = package(code, "none");
+        let mut stripped = whole.clone();
+        strip(&mut stripped);
+        assert_eq!(digest(&stripped), digest(&whole));
+        assert_eq!(digest(&whole).is_some(), has_digest);
+        let text = serde_json::to_string(&stripped).unwrap();
+        assert!(!text.contains(&whole.spec.deployment.literal) || code.is_empty());
+    }
 }
