@@ -12,7 +12,8 @@ fuzz_target!(|data: &[u8]| {
         bytes: 64 * 1024,
         entries: 64,
     };
-    let unpacked = unpack(Cursor::new(data), &directory.path().join("in"), &limits);
+    let destination = directory.path().join("in");
+    let unpacked = unpack(Cursor::new(data), &destination, &limits, None);
     if let Ok(unpacked) = unpacked {
         assert!(unpacked.bytes <= limits.bytes && unpacked.entries <= limits.entries);
     }

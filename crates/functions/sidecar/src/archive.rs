@@ -2,11 +2,13 @@
 //!
 //! Flow: [`name`] decides what an entry may be called (pure) -> [`mod@unpack`] writes it by
 //! [`tree`], which never follows a link -> links are made last, so no file can go through one.
+//! One large entry may be there already, written while the archive arrived ([`early`]).
 //!
 //! Promises: nothing outside the destination is written or read; sizes are counted while
 //! writing, headers are not believed; no entry overwrites another; what is refused is named.
 //! A destination of which unpacking failed is to be removed by the caller.
 
+pub mod early;
 pub mod name;
 pub mod pack;
 pub mod positioned;
@@ -15,6 +17,7 @@ pub mod unpack;
 
 use std::io;
 
+pub use early::{Early, Written};
 pub use pack::pack;
 pub use positioned::Positioned;
 pub use unpack::{Unpacked, unpack};

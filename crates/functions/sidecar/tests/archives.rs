@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use farplane_functions_sidecar::archive::{Error, Limits, Unpacked, name, pack, unpack};
+use farplane_functions_sidecar::archive::{Early, Error, Limits, Unpacked, name, pack, unpack};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
@@ -52,7 +52,43 @@ fn unpack_in(directory: &TempDir, bytes: &[u8], limits: &Limits) -> Result<Unpac
         Cursor::new(bytes.to_vec()),
         &directory.path().join("in"),
         limits,
+        None,
     )
+}
+
+/// As it is done for an archive that arrives in pieces.
+fn unpack_arriving(
+    directory: &TempDir,
+    bytes: &[u8],
+    limits: &Limits,
+) -> (Result<Unpacked, Error>, bool) {
+    let mut early = Early::new(directory.path().join("early"));
+    bytes.chunks(10_000).for_each(|piece| early.take(piece));
+    let written = early.written();
+    let (reader, to) = (Cursor::new(bytes.to_vec()), directory.path().join("in"));
+    let wrote = written.is_some();
+    (unpack(reader, &to, limits, written), wrote)
+}
+
+/// Files with their modes and bytes.
+fn listed(directory: &TempDir) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut folders = vec![directory.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            let name = path.strip_prefix(directory.path()).unwrap().to_owned();
+            all.push((name, metadata.permissions().mode() & 0o7777, bytes));
+        }
+    }
+    all.sort();
+    all
 }
 
 fn refused(entries: &[Entry<'_>]) -> String {
@@ -343,4 +379,65 @@ fn stored_and_deflated_entries_are_read() {
             bytes: 8
         }
     );
+}
+
+/// A stored entry that is large, then a small one.
+fn large(name: &str, mode: u32) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default();
+    let stored = options
+        .compression_method(CompressionMethod::Stored)
+        .unix_permissions(mode);
+    let bytes: Vec<u8> = (0..2_u32 << 20).map(|at| (at % 253) as u8).collect();
+    writer.start_file(name, stored).unwrap();
+    writer.write_all(&bytes).unwrap();
+    writer.start_file("small", options).unwrap();
+    writer.write_all(b"small").unwrap();
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn an_entry_that_was_written_early_is_taken_as_any_other() {
+    let good = large("bin/function", 0o755);
+    let data = large("data", 0o644);
+    let outside = large("../function", 0o755);
+    // The directory at the end says another checksum, or that there is no such entry.
+    let central = find(&good, b"PK\x01\x02", 0).unwrap();
+    let mut changed = good.clone();
+    changed[central + 16] ^= 1;
+    let mut renamed = good.clone();
+    renamed[central + 46] = b'B';
+    let mut bytes = good.clone();
+    bytes[1 << 20] ^= 1;
+    let mut twice = good.clone();
+    let small = find(&good, b"PK\x01\x02", central + 4).unwrap();
+    // Both names lead to the bytes of the first.
+    twice.copy_within(central + 42..central + 46, small + 42);
+    let small_limit = Limits {
+        bytes: 1 << 20,
+        ..Limits::default()
+    };
+    let cases = [
+        (&good, Limits::default(), true),
+        (&data, Limits::default(), true),
+        (&renamed, Limits::default(), true),
+        (&good, small_limit, false),
+        (&outside, Limits::default(), false),
+        (&changed, Limits::default(), false),
+        (&bytes, Limits::default(), false),
+        (&twice, Limits::default(), false),
+    ];
+    for (number, (archive, limits, taken)) in cases.into_iter().enumerate() {
+        let (at_once, arriving) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let wanted = unpack_in(&at_once, archive, &limits);
+        let (found, wrote) = unpack_arriving(&arriving, archive, &limits);
+        assert!(wrote, "case {number}");
+        assert_eq!(found.is_ok(), taken, "case {number}: {found:?}");
+        let words = |outcome: &Result<Unpacked, Error>| format!("{outcome:?}");
+        assert_eq!(words(&found), words(&wanted), "case {number}");
+        assert!(!arriving.path().join("early").exists());
+        if taken {
+            assert_eq!(listed(&arriving), listed(&at_once), "case {number}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -65,6 +65,16 @@ impl Tree {
         let directory = self.directory(parents, true)?;
         let file = openat(directory, name, flags, Mode::from_raw_mode(mode))?;
         Ok(File::from(file))
+    }
+
+    /// Gives a file of the same file system a name here too.
+    ///
+    /// # Errors
+    /// When something has its name already.
+    pub fn link_file(&mut self, parts: &[&str], from: &Path) -> io::Result<()> {
+        let (name, parents) = split(parts)?;
+        let directory = self.directory(parents, true)?;
+        Ok(linkat(CWD, from, directory, name, AtFlags::empty())?)
     }
 
     /// Makes a link.

@@ -1,15 +1,16 @@
 //! Unpacks a zip.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, Write as _};
 use std::path::Path;
 
-use zip::ZipReadOptions;
 use zip::read::{Config, ZipFile};
 use zip::unstable::read::ZipIterable;
+use zip::{CompressionMethod, ZipReadOptions};
 
 use super::name::{self, Reason};
 use super::tree::Tree;
-use super::{Error, Limits};
+use super::{Error, Limits, Written};
 
 /// Longest target of a link that is read.
 const LINK_LIMIT: u64 = 4096;
@@ -28,7 +29,8 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
-/// Unpacks a zip into `destination`, which is made.
+/// Unpacks a zip into `destination`, which is made. `early` may have the bytes of one entry; it
+/// is on the same file system.
 ///
 /// # Errors
 /// When the archive breaks a rule or cannot be written. The destination is left as it was by
@@ -37,6 +39,7 @@ pub fn unpack<R: Read + Seek + Clone>(
     reader: R,
     destination: &Path,
     limits: &Limits,
+    early: Option<Written>,
 ) -> Result<Unpacked, Error> {
     let malformed = |error: zip::result::ZipError| Error::Malformed {
         reason: error.to_string(),
@@ -55,6 +58,7 @@ pub fn unpack<R: Read + Seek + Clone>(
     let mut writer = Writer {
         tree,
         limit: limits.bytes,
+        early,
         done: Unpacked::default(),
         links: Vec::new(),
     };
@@ -70,6 +74,7 @@ pub fn unpack<R: Read + Seek + Clone>(
 struct Writer {
     tree: Tree,
     limit: u64,
+    early: Option<Written>,
     done: Unpacked,
     /// Path and target. Made when every file is there, so that none is written through one.
     links: Vec<(String, String)>,
@@ -119,8 +124,7 @@ impl Writer {
     ) -> Result<(), Error> {
         let executable = mode & 0o111 != 0;
         let mut file = self
-            .tree
-            .create_file(parts, if executable { 0o777 } else { 0o666 })
+            .create(entry, parts, executable)
             .map_err(|source| write_error(path, source))?;
         // One more than what is left tells "exactly full" from "too large".
         let room = self.limit - self.done.bytes;
@@ -141,11 +145,34 @@ impl Writer {
                     limit: self.limit,
                 });
             }
-            file.write_all(&buffer[..count])
-                .map_err(|source| write_error(path, source))?;
+            if let Some(file) = &mut file {
+                file.write_all(&buffer[..count])
+                    .map_err(|source| write_error(path, source))?;
+            }
         }
         self.done.bytes += size;
         Ok(())
+    }
+
+    /// Makes a file to write to; none when its bytes are there already.
+    fn create<R: Read>(
+        &mut self,
+        entry: &ZipFile<'_, R>,
+        parts: &[&str],
+        executable: bool,
+    ) -> io::Result<Option<File>> {
+        let has = |early: &mut Written| {
+            entry.compression() == CompressionMethod::Stored
+                && entry.data_start() == Some(early.start)
+                && entry.size() == early.size
+                && entry.compressed_size() == early.size
+        };
+        if let Some(early) = self.early.take_if(has) {
+            early.place(executable, |path| self.tree.link_file(parts, path))?;
+            return Ok(None);
+        }
+        let mode = if executable { 0o777 } else { 0o666 };
+        self.tree.create_file(parts, mode).map(Some)
     }
 
     fn link<R: Read>(

@@ -35,13 +35,14 @@ pub async fn bring(
         return Err(Error::Oci);
     }
     if !archive.literal.is_empty() {
-        return literal(&archive).map(Source::Memory);
+        return literal(&archive).map(|bytes| Source::Memory(bytes, None));
     }
     if archive.url.is_empty() {
         return Err(Error::NoCode);
     }
     let expected = expected(&archive.checksum)?;
     let path = temporary(&settings.shared, &request.filename, "download");
+    let early = temporary(&settings.shared, &request.filename, "early");
     let found = download(Download {
         url: &archive.url,
         storage_url: &request.storage_url,
@@ -49,14 +50,15 @@ pub async fn bring(
         namespace: &settings.namespace,
         limit: settings.download_limit,
         path: &path,
+        early: &early,
     })
     .await;
-    let checked = found.and_then(|found| match (found, expected) {
-        (Downloaded::Memory(bytes), None) => Ok(Source::Memory(bytes)),
-        (Downloaded::Memory(bytes), Some(sum)) => Ok(Source::Unproven(bytes, sum.to_owned())),
-        (Downloaded::File(digest), _) => {
-            compare(expected, &digest).map(|()| Source::Downloaded(path.clone()))
-        }
+    let checked = found.and_then(|found| {
+        let (source, digest) = match found {
+            Downloaded::Memory(bytes, early, digest) => (Source::Memory(bytes, early), digest),
+            Downloaded::File(digest) => (Source::Downloaded(path.clone()), digest),
+        };
+        compare(expected, &digest).map(|()| source)
     });
     if checked.is_err() {
         super::place::remove(&path);
@@ -98,7 +100,7 @@ fn expected(checksum: &Checksum) -> Result<Option<&str>, Error> {
     }
 }
 
-pub(super) fn compare(expected: Option<&str>, found: &str) -> Result<(), Error> {
+fn compare(expected: Option<&str>, found: &str) -> Result<(), Error> {
     match expected {
         Some(expected) if !expected.eq_ignore_ascii_case(found) => Err(Error::Checksum {
             expected: expected.to_owned(),

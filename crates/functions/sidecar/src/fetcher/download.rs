@@ -1,4 +1,5 @@
-//! Downloads an archive, within bounds: into memory when it is small, else to a file.
+//! Downloads an archive, within bounds: into memory when it is small, else to a file. Its checksum
+//! is computed while it arrives, and an entry that is most of it is written ([`Early`]).
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncWriteExt as _, BufWriter};
 use tokio::time::timeout;
 
 use super::Error;
+use crate::archive::{Early, Written};
 use crate::client::{is_storage, no_body, send, sign};
 
 /// How long a server may take to begin its answer.
@@ -44,14 +46,16 @@ pub struct Download<'a> {
     pub limit: u64,
     /// The file; must not exist.
     pub path: &'a Path,
+    /// Another one, for an entry; must not exist.
+    pub early: &'a Path,
 }
 
-/// What came.
+/// What came, with its SHA-256 in hex.
 #[derive(Debug)]
 pub enum Downloaded {
-    /// The bytes.
-    Memory(Bytes),
-    /// They are in the file. SHA-256 of them, hex.
+    /// The bytes, and what of them is written already.
+    Memory(Bytes, Option<Written>, String),
+    /// They are in the file.
     File(String),
 }
 
@@ -145,11 +149,13 @@ async fn save(
         return Err(too_large());
     }
     let mut to = match length {
-        Some(length) if length <= MEMORY_BYTES => To::Memory(BytesMut::with_capacity(
-            usize::try_from(length).unwrap_or(0),
-        )),
+        Some(length) if length <= MEMORY_BYTES => To::Memory(
+            BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)),
+            Early::new(download.early.to_owned()),
+        ),
         _ => To::file(download.path).await?,
     };
+    let mut hasher = Sha256::new();
     let mut body = response.into_body();
     let mut size = 0;
     while let Some(frame) = next(download, url, &mut body).await? {
@@ -160,15 +166,16 @@ async fn save(
         if size > download.limit {
             return Err(too_large());
         }
+        hasher.update(bytes);
         to.write(bytes, download.path).await?;
     }
-    to.end(download.path).await
+    to.end(hex::encode(hasher.finalize()), download.path).await
 }
 
 /// Where bytes go.
 enum To {
-    Memory(BytesMut),
-    File(Box<BufWriter<tokio::fs::File>>, Sha256),
+    Memory(BytesMut, Early),
+    File(Box<BufWriter<tokio::fs::File>>),
 }
 
 impl To {
@@ -176,14 +183,16 @@ impl To {
         let file = tokio::fs::File::create_new(path).await;
         let file = file.map_err(Error::disk("make", path))?;
         let file = BufWriter::with_capacity(PIECE_BYTES, file);
-        Ok(Self::File(Box::new(file), Sha256::new()))
+        Ok(Self::File(Box::new(file)))
     }
 
     async fn write(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
         match self {
-            Self::Memory(all) => all.extend_from_slice(bytes),
-            Self::File(file, hasher) => {
-                hasher.update(bytes);
+            Self::Memory(all, early) => {
+                all.extend_from_slice(bytes);
+                early.take(bytes);
+            }
+            Self::File(file) => {
                 let written = file.write_all(bytes).await;
                 written.map_err(Error::disk("write", path))?;
             }
@@ -191,12 +200,14 @@ impl To {
         Ok(())
     }
 
-    async fn end(self, path: &Path) -> Result<Downloaded, Error> {
+    async fn end(self, digest: String, path: &Path) -> Result<Downloaded, Error> {
         match self {
-            Self::Memory(all) => Ok(Downloaded::Memory(all.freeze())),
-            Self::File(mut file, hasher) => {
+            Self::Memory(all, early) => {
+                Ok(Downloaded::Memory(all.freeze(), early.written(), digest))
+            }
+            Self::File(mut file) => {
                 file.flush().await.map_err(Error::disk("write", path))?;
-                Ok(Downloaded::File(hex::encode(hasher.finalize())))
+                Ok(Downloaded::File(digest))
             }
         }
     }

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use super::Error;
-use super::archive_source::compare;
-use crate::archive::{self, Limits, Positioned};
+use crate::archive::{self, Limits, Positioned, Written};
 
 /// Archives up to this size are unpacked on the thread that serves: another one takes longer
 /// to start.
@@ -20,10 +18,8 @@ const INLINE_BYTES: usize = 64 * 1024;
 /// The bytes of an archive.
 #[derive(Debug)]
 pub enum Source {
-    /// From a message, or by a URL without a checksum.
-    Memory(Bytes),
-    /// Downloaded, with the SHA-256 that it shall have; that is computed while it is unpacked.
-    Unproven(Bytes, String),
+    /// In memory, and what of them is written already.
+    Memory(Bytes, Option<Written>),
     /// Downloaded beside the destination; removed when it is in place.
     Downloaded(PathBuf),
 }
@@ -54,71 +50,53 @@ pub fn temporary(shared: &Path, filename: &str, what: &str) -> PathBuf {
 /// When the archive is refused, or the disk is.
 pub async fn place(source: Source, placement: Placement) -> Result<(), Error> {
     match &source {
-        Source::Memory(bytes) | Source::Unproven(bytes, _) if bytes.len() <= INLINE_BYTES => {
-            place_now(&source, &placement)
-        }
-        _ => tokio::task::spawn_blocking(move || place_now(&source, &placement))
+        Source::Memory(bytes, _) if bytes.len() <= INLINE_BYTES => place_now(source, &placement),
+        _ => tokio::task::spawn_blocking(move || place_now(source, &placement))
             .await
             .map_err(|_| Error::Stopped)?,
     }
 }
 
-fn place_now(source: &Source, placement: &Placement) -> Result<(), Error> {
+fn place_now(source: Source, placement: &Placement) -> Result<(), Error> {
     let destination = placement.shared.join(&placement.filename);
     let temporary = temporary(&placement.shared, &placement.filename, "new");
-    let placed = proven(source, || write(source, placement, &temporary)).and_then(|()| {
+    let downloaded = match &source {
+        Source::Downloaded(path) => Some(path.clone()),
+        Source::Memory(..) => None,
+    };
+    let placed = write(source, placement, &temporary).and_then(|()| {
         let rename = std::fs::rename(&temporary, &destination);
         rename.map_err(Error::disk("put the archive in place at", &destination))
     });
     if placed.is_err() {
         remove(&temporary);
     }
-    if let Source::Downloaded(path) = source {
-        remove(path);
+    if let Some(path) = downloaded {
+        remove(&path);
     }
     placed
 }
 
-/// Writes, and computes the checksum meanwhile. A wrong one is what is told, whatever came of
-/// writing.
-fn proven(source: &Source, write: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-    let Source::Unproven(bytes, expected) = source else {
-        return write();
-    };
-    if bytes.len() <= INLINE_BYTES {
-        compare(Some(expected), &hex::encode(Sha256::digest(bytes)))?;
-        return write();
-    }
-    std::thread::scope(|scope| {
-        let digest = scope.spawn(|| hex::encode(Sha256::digest(bytes)));
-        let written = write();
-        let digest = digest.join().map_err(|_| Error::Stopped)?;
-        compare(Some(expected), &digest)?;
-        written
-    })
-}
-
-fn write(source: &Source, placement: &Placement, temporary: &Path) -> Result<(), Error> {
+fn write(source: Source, placement: &Placement, temporary: &Path) -> Result<(), Error> {
     let limits = &placement.limits;
     match source {
-        Source::Memory(bytes) | Source::Unproven(bytes, _)
-            if archive::is_zip(bytes) && !placement.keep =>
-        {
-            archive::unpack(Cursor::new(bytes.clone()), temporary, limits)?;
+        Source::Memory(bytes, early) if archive::is_zip(&bytes) && !placement.keep => {
+            archive::unpack(Cursor::new(bytes), temporary, limits, early)?;
         }
-        Source::Memory(bytes) | Source::Unproven(bytes, _) => {
-            let mut file = create(temporary, archive::is_program(bytes))?;
-            file.write_all(bytes)
+        Source::Memory(bytes, _) => {
+            let mut file = create(temporary, archive::is_program(&bytes))?;
+            file.write_all(&bytes)
                 .map_err(Error::disk("write", temporary))?;
         }
         Source::Downloaded(path) => {
+            let path = path.as_path();
             let mut file = File::open(path).map_err(Error::disk("open", path))?;
             let mut head = [0; 4];
             let read = file.read(&mut head).map_err(Error::disk("read", path))?;
             let head = &head[..read];
             if archive::is_zip(head) && !placement.keep {
                 let reader = Positioned::new(file).map_err(Error::disk("read", path))?;
-                archive::unpack(reader, temporary, limits)?;
+                archive::unpack(reader, temporary, limits, None)?;
             } else {
                 let mode = mode(archive::is_program(head));
                 let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
