@@ -68,11 +68,18 @@ class Refused(Exception):
 class Request:
     """A call, for functions that take an argument."""
 
-    __slots__ = ("method", "path", "query_string", "headers", "body", "_query")
+    __slots__ = ("method", "path", "query_string", "body", "_lines", "_headers", "_query")
 
-    def __init__(self, method, path, query_string, headers, body):
+    def __init__(self, method, path, query_string, lines, body):
         self.method, self.path, self.query_string = method, path, query_string
-        self.headers, self.body, self._query = headers, body, None
+        self.body, self._lines, self._headers, self._query = body, lines, None, None
+
+    @property
+    def headers(self):
+        """Headers by name. Read when they are asked for: most functions never do."""
+        if self._headers is None:
+            self._headers = read_headers(self._lines)
+        return self._headers
 
     @property
     def query(self):
@@ -111,6 +118,18 @@ class Headers(dict):
 
     def get(self, name, default=None):
         return super().get(name.lower(), default)
+
+
+def read_headers(lines):
+    """Headers of a head without its first line; each of them begins with a line break."""
+    found = {}
+    for line in lines.decode("latin-1").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise Refused(400, "a header without a colon")
+        name, value = name.lower(), value.strip()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return Headers(found)
 
 
 class Function:
@@ -335,22 +354,33 @@ class Connection:
         head = self.read_head()
         if head is None:
             return False
-        with self.server.calling():
-            try:
-                request, keep = self.read_request(head)
-            except Refused as refusal:
-                self.send(refusal.status, [], refusal.text.encode(), False, False)
-                return False
-            keep = keep and not self.server.stopping
-            try:
-                status, headers, body = self.server.answer(request)
-            except Refused as refusal:
-                status, headers, body = refusal.status, TEXT, refusal.text.encode()
-            except (Exception, SystemExit) as error:  # sys.exit ends a call, not the server
-                print(own_words(error), file=sys.stderr, flush=True)
-                status, headers = 500, TEXT
-                body = f"{type(error).__name__}: {error}".encode()
-            self.send(status, headers, body, keep, request.method == "HEAD")
+        server = self.server
+        with server.lock:
+            server.calls += 1
+        try:
+            return self.call(head)
+        finally:
+            with server.lock:
+                server.calls -= 1
+                if server.stopping:
+                    server.idle.notify_all()
+
+    def call(self, head):
+        try:
+            request, keep = self.read_request(head)
+        except Refused as refusal:
+            self.send(refusal.status, [], refusal.text.encode(), False, False)
+            return False
+        keep = keep and not self.server.stopping
+        try:
+            status, headers, body = self.server.answer(request)
+        except Refused as refusal:
+            status, headers, body = refusal.status, TEXT, refusal.text.encode()
+        except (Exception, SystemExit) as error:  # sys.exit ends a call, not the server
+            print(own_words(error), file=sys.stderr, flush=True)
+            status, headers = 500, TEXT
+            body = f"{type(error).__name__}: {error}".encode()
+        self.send(status, headers, body, keep, request.method == "HEAD")
         return keep
 
     def read_head(self):
@@ -368,25 +398,28 @@ class Connection:
             self.buffer += data
 
     def read_request(self, head):
-        first, *lines = head.decode("latin-1").split("\r\n")
+        first, line_break, lines = head.partition(b"\r\n")
         try:
-            method, target, version = first.split(" ")
+            method, target, version = first.decode("latin-1").split(" ")
         except ValueError:
             raise Refused(400, "not an HTTP request") from None
-        headers = Headers()
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise Refused(400, "a header without a colon")
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{dict.get(headers, name)}, {value}" if name in headers else value
+        path, _, query = target.partition("?")
+        request = Request(method, path, query, line_break + lines, b"")
+        keep = version == "HTTP/1.1"
+        if lines:
+            known = request._lines.lower()
+            if any(name in known for name in FRAMING):
+                keep = self.read_framed(request, keep)
+        return request, keep
+
+    def read_framed(self, request, keep):
+        """Reads the body as the headers say; whether the connection is kept."""
+        headers = request.headers
         if headers.get("expect", "").lower() == "100-continue":
             self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = self.read_body(headers)
+        request.body = self.read_body(headers)
         wish = headers.get("connection", "").lower()
-        keep = wish != "close" if version == "HTTP/1.1" else wish == "keep-alive"
-        path, _, query = target.partition("?")
-        return Request(method, path, query, headers, body), keep
+        return wish != "close" if keep else wish == "keep-alive"
 
     def read_body(self, headers):
         if "chunked" in headers.get("transfer-encoding", "").lower():
@@ -469,6 +502,8 @@ class Connection:
         self.sock.sendall(b"0\r\n\r\n")
 
 
+# Headers that say how long a request is, and what becomes of its connection.
+FRAMING = (b"\r\ncontent-length:", b"\r\ntransfer-encoding:", b"\r\nconnection:", b"\r\nexpect:")
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
@@ -479,7 +514,8 @@ class Server:
         self.function = Function()
         self.stopping = False
         self.calls = 0
-        self.idle = threading.Condition()
+        self.lock = threading.Lock()
+        self.idle = threading.Condition(self.lock)
         self.listener = socket.create_server(("0.0.0.0", PORT), backlog=1024, reuse_port=False)
         self.listener.setblocking(False)
         self.epoll = select.epoll()
@@ -489,9 +525,6 @@ class Server:
         self.busy_since = None
         self.wake = threading.Event()
         self.resting = False
-
-    def calling(self):
-        return Calling(self)
 
     def answer(self, request):
         path = request.path
@@ -589,25 +622,6 @@ class Server:
                 quiet = quiet + 1 if since is None else 0
                 if since is not None and time.monotonic() - since > PATIENCE:
                     self.promote()
-
-
-class Calling:
-    """Counts a call while it runs."""
-
-    __slots__ = ("server",)
-
-    def __init__(self, server):
-        self.server = server
-
-    def __enter__(self):
-        with self.server.idle:
-            self.server.calls += 1
-
-    def __exit__(self, *_):
-        with self.server.idle:
-            self.server.calls -= 1
-            if self.server.stopping:
-                self.server.idle.notify_all()
 
 
 OWN_PATHS = {"/healthz", "/specialize", "/v2/specialize"}
