@@ -11,6 +11,7 @@
 pub mod early;
 pub mod name;
 pub mod pack;
+pub mod pieces;
 pub mod positioned;
 pub mod tree;
 pub mod unpack;
@@ -19,6 +20,7 @@ use std::io;
 
 pub use early::{Early, Written};
 pub use pack::pack;
+pub use pieces::{Collector, Pieces};
 pub use positioned::Positioned;
 pub use unpack::{Unpacked, unpack};
 

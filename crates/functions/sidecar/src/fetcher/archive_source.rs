@@ -35,7 +35,7 @@ pub async fn bring(
         return Err(Error::Oci);
     }
     if !archive.literal.is_empty() {
-        return literal(&archive).map(|bytes| Source::Memory(bytes, None));
+        return literal(&archive).map(|bytes| Source::Memory(bytes.into(), None));
     }
     if archive.url.is_empty() {
         return Err(Error::NoCode);

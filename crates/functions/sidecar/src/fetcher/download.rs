@@ -1,10 +1,12 @@
 //! Downloads an archive, within bounds: into memory when it is small, else to a file. Its checksum
-//! is computed while it arrives, and an entry that is most of it is written ([`Early`]).
+//! is computed while it arrives, of one in memory by another thread; an entry that is most of it
+//! is written ([`Early`]).
 
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use farplane_functions_types::auth::Key;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -12,10 +14,11 @@ use hyper::header::{CONTENT_LENGTH, HOST, LOCATION};
 use hyper::{Request, Response, StatusCode, Uri};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWriteExt as _, BufWriter};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::Error;
-use crate::archive::{Early, Written};
+use crate::archive::{Collector, Early, Pieces, Written};
 use crate::client::{is_storage, no_body, send, sign};
 
 /// How long a server may take to begin its answer.
@@ -54,7 +57,7 @@ pub struct Download<'a> {
 #[derive(Debug)]
 pub enum Downloaded {
     /// The bytes, and what of them is written already.
-    Memory(Bytes, Option<Written>, String),
+    Memory(Pieces, Option<Written>, String),
     /// They are in the file.
     File(String),
 }
@@ -150,32 +153,54 @@ async fn save(
     }
     let mut to = match length {
         Some(length) if length <= MEMORY_BYTES => To::Memory(
-            BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)),
+            Collector::default(),
             Early::new(download.early.to_owned()),
+            Hashing::start(),
         ),
         _ => To::file(download.path).await?,
     };
-    let mut hasher = Sha256::new();
     let mut body = response.into_body();
     let mut size = 0;
     while let Some(frame) = next(download, url, &mut body).await? {
-        let Some(bytes) = frame.data_ref() else {
+        let Ok(bytes) = frame.into_data() else {
             continue;
         };
         size += u64::try_from(bytes.len()).unwrap_or(0);
         if size > download.limit {
             return Err(too_large());
         }
-        hasher.update(bytes);
         to.write(bytes, download.path).await?;
     }
-    to.end(hex::encode(hasher.finalize()), download.path).await
+    to.end(download.path).await
+}
+
+/// Computes a checksum on a thread of its own.
+struct Hashing {
+    pieces: mpsc::Sender<Bytes>,
+    digest: JoinHandle<String>,
+}
+
+impl Hashing {
+    fn start() -> Self {
+        let (pieces, coming) = mpsc::channel::<Bytes>();
+        let digest = spawn_blocking(move || {
+            let mut hasher = Sha256::new();
+            coming.iter().for_each(|piece| hasher.update(&piece));
+            hex::encode(hasher.finalize())
+        });
+        Self { pieces, digest }
+    }
+
+    async fn end(self) -> Result<String, Error> {
+        drop(self.pieces);
+        self.digest.await.map_err(|_| Error::Stopped)
+    }
 }
 
 /// Where bytes go.
 enum To {
-    Memory(BytesMut, Early),
-    File(Box<BufWriter<tokio::fs::File>>),
+    Memory(Collector, Early, Hashing),
+    File(Box<BufWriter<tokio::fs::File>>, Sha256),
 }
 
 impl To {
@@ -183,31 +208,35 @@ impl To {
         let file = tokio::fs::File::create_new(path).await;
         let file = file.map_err(Error::disk("make", path))?;
         let file = BufWriter::with_capacity(PIECE_BYTES, file);
-        Ok(Self::File(Box::new(file)))
+        Ok(Self::File(Box::new(file), Sha256::new()))
     }
 
-    async fn write(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+    async fn write(&mut self, bytes: Bytes, path: &Path) -> Result<(), Error> {
         match self {
-            Self::Memory(all, early) => {
-                all.extend_from_slice(bytes);
-                early.take(bytes);
+            Self::Memory(all, early, hashing) => {
+                // It ends before the channel only when everything does.
+                _ = hashing.pieces.send(bytes.clone());
+                early.take(&bytes);
+                all.push(bytes);
             }
-            Self::File(file) => {
-                let written = file.write_all(bytes).await;
+            Self::File(file, hasher) => {
+                hasher.update(&bytes);
+                let written = file.write_all(&bytes).await;
                 written.map_err(Error::disk("write", path))?;
             }
         }
         Ok(())
     }
 
-    async fn end(self, digest: String, path: &Path) -> Result<Downloaded, Error> {
+    async fn end(self, path: &Path) -> Result<Downloaded, Error> {
         match self {
-            Self::Memory(all, early) => {
-                Ok(Downloaded::Memory(all.freeze(), early.written(), digest))
+            Self::Memory(all, early, hashing) => {
+                let digest = hashing.end().await?;
+                Ok(Downloaded::Memory(all.end(), early.written(), digest))
             }
-            Self::File(mut file) => {
+            Self::File(mut file, hasher) => {
                 file.flush().await.map_err(Error::disk("write", path))?;
-                Ok(Downloaded::File(digest))
+                Ok(Downloaded::File(hex::encode(hasher.finalize())))
             }
         }
     }

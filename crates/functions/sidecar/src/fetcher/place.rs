@@ -1,25 +1,23 @@
 //! Puts an archive where the runtime looks: unpacked, or as the file it is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Cursor, Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-
 use super::Error;
-use crate::archive::{self, Limits, Positioned, Written};
+use crate::archive::{self, Limits, Pieces, Positioned, Written};
 
 /// Archives up to this size are unpacked on the thread that serves: another one takes longer
 /// to start.
-const INLINE_BYTES: usize = 64 * 1024;
+const INLINE_BYTES: u64 = 64 * 1024;
 
 /// The bytes of an archive.
 #[derive(Debug)]
 pub enum Source {
     /// In memory, and what of them is written already.
-    Memory(Bytes, Option<Written>),
+    Memory(Pieces, Option<Written>),
     /// Downloaded beside the destination; removed when it is in place.
     Downloaded(PathBuf),
 }
@@ -80,12 +78,13 @@ fn place_now(source: Source, placement: &Placement) -> Result<(), Error> {
 fn write(source: Source, placement: &Placement, temporary: &Path) -> Result<(), Error> {
     let limits = &placement.limits;
     match source {
-        Source::Memory(bytes, early) if archive::is_zip(&bytes) && !placement.keep => {
-            archive::unpack(Cursor::new(bytes), temporary, limits, early)?;
+        Source::Memory(bytes, early) if archive::is_zip(&bytes.head()) && !placement.keep => {
+            archive::unpack(bytes, temporary, limits, early)?;
         }
         Source::Memory(bytes, _) => {
-            let mut file = create(temporary, archive::is_program(&bytes))?;
-            file.write_all(&bytes)
+            let mut file = create(temporary, archive::is_program(&bytes.head()))?;
+            bytes
+                .write_to(&mut file)
                 .map_err(Error::disk("write", temporary))?;
         }
         Source::Downloaded(path) => {
