@@ -227,7 +227,7 @@ fn pod_of(context: &Context, host: &Host) -> Result<Pod, Error> {
             "imagePullPolicy": "IfNotPresent",
             "command": ["/usr/bin/tini", "--", "/usr/local/bin/lab-init"],
             "securityContext": { "privileged": true },
-            "resources": { "requests": { "cpu": "50m", "memory": "128Mi" } },
+            "resources": { "requests": { "cpu": "100m", "memory": "128Mi" } },
             "volumeMounts": [
                 { "name": "config", "mountPath": "/etc/farplane", "readOnly": true },
                 { "name": "farplane", "mountPath": "/var/lib/farplane" },
