@@ -5,7 +5,7 @@
 //!    └──────────── anything else: the archive is unpacked once it is there ─────▶ Off
 //! ```
 //! A compiled function is one such entry, and its bytes are taken for what they are: nothing is
-//! decided here. [`unpack`](super::unpack) puts the file in place only for an entry that says the
+//! decided here. [`unpack`](super::unpack()) puts the file in place only for an entry that says the
 //! same place and size, after all that it asks of any entry, its checksum included.
 
 use std::fs::{File, OpenOptions};
