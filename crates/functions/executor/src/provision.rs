@@ -156,6 +156,7 @@ fn look(engine: &Arc<Engine>, asked: &Arc<Asked>, book: &mut Book, at: Timestamp
     for function in engine.world.functions.all() {
         if function.metadata.deletion_timestamp.is_some()
             || function.spec.executor_type() != ExecutorType::Poolmgr
+            || function.spec.provisioned_concurrency.is_none()
         {
             continue;
         }
@@ -232,6 +233,63 @@ async fn mark(engine: &Engine, made: &Instance) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::revision::{Parts, resolve};
+
+    fn function(generation: i64, target: i64, windows: serde_json::Value) -> Function {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "f", "namespace": "ns", "uid": "u", "generation": generation,
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": {
+                "environment": { "name": "e" }, "package": { "packageref": { "name": "p" } },
+                "concurrency": 5,
+                "provisionedConcurrency": { "target": target, "windows": windows },
+            },
+        }))
+        .unwrap()
+    }
+
+    fn revision(function: &Function) -> Revision {
+        let environment = json!({
+            "metadata": { "name": "e", "namespace": "ns", "uid": "e" },
+            "spec": { "version": 3, "runtime": { "image": "i" } },
+        });
+        let package = json!({
+            "metadata": { "name": "p", "namespace": "ns", "uid": "p" },
+            "spec": { "environment": { "name": "e" }, "deployment": { "literal": "eA==" } },
+        });
+        resolve(&Parts {
+            function,
+            spec: &function.spec,
+            version: "",
+            environment: Some(&serde_json::from_value(environment).unwrap()),
+            package: Some(&serde_json::from_value(package).unwrap()),
+            storage_url: "",
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_a_window_said_holds_until_its_end_or_until_the_function_changes() {
+        let office = json!([{ "name": "w", "start": "0 8 * * *", "duration": "1h", "target": 4 }]);
+        let mut book = Book::default();
+        let mut ask = |function: &Function, time: &str| {
+            let at: Timestamp = time.parse().unwrap();
+            let floor = book.floor(function, &revision(function), at).unwrap();
+            (floor.target, book.quiet(at))
+        };
+        let first = function(1, 2, office.clone());
+        assert_eq!(
+            ask(&first, "2026-11-27T07:59:58Z"),
+            (2, Duration::from_secs(2))
+        );
+        assert_eq!(ask(&first, "2026-11-27T08:00:00Z"), (4, TICK));
+        assert_eq!(ask(&first, "2026-11-27T09:00:00Z"), (2, TICK));
+        // More than the function may have, and its first windows are gone.
+        let second = function(2, 9, json!([]));
+        assert_eq!(ask(&second, "2026-11-28T08:00:00Z"), (5, TICK));
+    }
 
     #[test]
     fn as_many_are_asked_for_as_are_missing_and_few_at_once() {

@@ -13,6 +13,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// As in the definition.
 const MOST: usize = 32;
+/// Of what is told; names and times are the user's, and as long as they like.
+const LONGEST: usize = 512;
 
 /// What a function asks for at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,8 @@ fn count(said: i64) -> usize {
 impl Parsed {
     fn of(window: &Window) -> Result<Self, String> {
         let wrong = |field: &str, reason: &dyn std::fmt::Display| {
-            format!("window {}: {field} is invalid: {reason}", window.name)
+            let words = format!("{field} of window {} is invalid: {reason}", window.name);
+            words.chars().take(LONGEST).collect::<String>()
         };
         let schedule = window
             .start
@@ -186,10 +189,15 @@ mod tests {
             ("* * * * *", "0", 9),
         ]);
         let wrong = some.wrong.clone().unwrap();
-        assert!(wrong.starts_with("window w: start is invalid"), "{wrong}");
+        assert!(wrong.starts_with("start of window w is invalid"), "{wrong}");
         assert_eq!(at(&some, "2026-11-27T08:30:00Z").0, 5);
-        let none = windows(&[("* * * * *", "soon", 9)]);
-        assert!(none.wrong.unwrap().contains("duration is invalid"));
+        let none = windows(&[("* * * * *", &"soon".repeat(1000), 9)]);
+        let wrong = none.wrong.unwrap();
+        assert!(
+            wrong.starts_with("duration of window w is invalid"),
+            "{wrong}"
+        );
+        assert_eq!(wrong.len(), LONGEST);
         assert_eq!(windows(&[]).wrong, None);
         assert_eq!(at(&windows(&[]), "2026-11-27T08:30:00Z"), told(2, ""));
         // The thirtieth of February never comes.
