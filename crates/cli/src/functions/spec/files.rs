@@ -231,7 +231,7 @@ fn of<T: for<'a> Deserialize<'a>>(kind: &str, value: Value) -> Result<T, String>
 
 fn object(kind: &str, file: &str, value: &Value) -> Result<SpecObject, String> {
     let known = SpecKind::of(kind).ok_or_else(|| match kind {
-        "Workflow" | "WorkflowRun" => format!("{kind} is not served yet"),
+        "WorkflowRun" => "a WorkflowRun is made once; make it by kubectl".to_owned(),
         "" => "a document without a kind".to_owned(),
         _ => format!("{kind} is no kind that specs may have"),
     })?;
@@ -306,7 +306,7 @@ mod tests {
         let all = files(&[
             "a: [",
             "apiVersion: v1\nkind: ConfigMap\n",
-            "apiVersion: fission.io/v1\nkind: Workflow\nmetadata: {name: w}\n",
+            "apiVersion: fission.io/v1\nkind: WorkflowRun\nmetadata: {name: w}\n",
             "apiVersion: fission.io/v1\nkind: Environment\nmetadata: {name: e}\nspec: {version: x}\n",
             "apiVersion: fission.io/v1\nkind: Function\nmetadata: {}\n",
         ]);
@@ -315,7 +315,7 @@ mod tests {
         for expected in [
             "0.yaml: ",
             "1.yaml: a ConfigMap of \"v1\" is no kind of functions; apply it by kubectl",
-            "2.yaml: Workflow is not served yet",
+            "2.yaml: a WorkflowRun is made once; make it by kubectl",
             "3.yaml: Environment e: spec: ",
             "4.yaml: a Function without a name",
             "no DeploymentConfig",
