@@ -121,7 +121,7 @@ async fn work(
             &client,
             watcher::Config::default(),
             &mut watches,
-            versions::decide::strip,
+            versions::strip,
         ),
     };
     let aliases = objects.aliases.clone();

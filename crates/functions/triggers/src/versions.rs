@@ -11,7 +11,7 @@
 //!
 //! [`decide`] is pure. Everything is looked at again after each change.
 
-pub(crate) mod decide;
+mod decide;
 mod effects;
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::objects::{self, Watched};
 
 use decide::World;
+pub(crate) use decide::strip;
 
 /// Keeps versions that aliases need.
 pub(crate) const FINALIZER: &str = "fission.io/alias-guard";
@@ -44,7 +45,7 @@ pub(crate) struct Watches {
     pub versions: Watched<FunctionVersion>,
     pub aliases: Watched<FunctionAlias>,
     pub environments: Watched<Environment>,
-    /// Without their code, see [`decide::strip`].
+    /// Without their code, see [`strip`].
     pub packages: Watched<Package>,
 }
 

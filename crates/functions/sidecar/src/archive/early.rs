@@ -106,10 +106,7 @@ impl Early {
                     let used = bytes.len().min(HEAD + LONGEST - head.len());
                     let known = head.len();
                     head.extend_from_slice(&bytes[..used]);
-                    match self.begin(known) {
-                        Some(used) => used,
-                        None => used,
-                    }
+                    self.begin(known).unwrap_or(used)
                 }
                 State::Skip(left) => {
                     let used = up_to(bytes, *left);

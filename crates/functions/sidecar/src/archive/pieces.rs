@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::positioned::sought;
+
 /// Smaller pieces are put together: each keeps all of the buffer that it came in.
 const SMALL: usize = 16 * 1024;
 /// How much of them is put together.
@@ -121,12 +123,7 @@ impl Read for Pieces {
 
 impl Seek for Pieces {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.at = sought(to, self.at, self.length)?;
         Ok(self.at)
     }
 }

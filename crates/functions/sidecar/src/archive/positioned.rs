@@ -37,14 +37,22 @@ impl Read for Positioned {
     }
 }
 
+/// The place that is meant, of one who is `at` a place of something of this length.
+///
+/// # Errors
+/// When it lies before the beginning.
+pub(super) fn sought(to: SeekFrom, at: u64, length: u64) -> io::Result<u64> {
+    let place = match to {
+        SeekFrom::Start(place) => Some(place),
+        SeekFrom::End(by) => length.checked_add_signed(by),
+        SeekFrom::Current(by) => at.checked_add_signed(by),
+    };
+    place.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
 impl Seek for Positioned {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.at = sought(to, self.at, self.length)?;
         Ok(self.at)
     }
 }
