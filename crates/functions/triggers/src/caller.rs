@@ -268,7 +268,9 @@ mod tests {
     async fn a_router_that_comes_late_is_waited_for() {
         // At a port that nobody else is given while there is no router.
         let address = ([127, 0, 0, 1], farplane_test_api::free_port()).into();
-        let caller = Router::start_at(address).await.caller();
+        let router = Router::start_at(address).await;
+        let caller = router.caller();
+        router.end().await;
         let error = caller.call(&call()).await.unwrap_err();
         assert!(error.was_not_sent(), "{error}");
         let waiting = tokio::spawn(async move {

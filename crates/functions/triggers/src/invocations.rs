@@ -19,6 +19,8 @@ mod record;
 mod schedule;
 mod store;
 
+use std::time::Duration;
+
 use farplane_functions_types::FunctionAlias;
 use tokio::sync::mpsc;
 
@@ -28,6 +30,9 @@ use crate::context::Context;
 use crate::objects::Watched;
 use endpoint::Open;
 use store::Store;
+
+/// For the process that led before to let go of the store.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes and delivers calls until told to stop.
 pub(crate) async fn run(
@@ -55,6 +60,7 @@ pub(crate) async fn run(
 }
 
 /// Opens the store; it belongs to the process that leads.
-pub(crate) fn open(directory: &std::path::Path) -> Result<Store, crate::Error> {
-    Store::open(directory).map_err(|error| crate::Error::Store(error.to_string()))
+pub(crate) async fn open(directory: &std::path::Path) -> Result<Store, crate::Error> {
+    let opened = Store::open_patiently(directory, PATIENCE).await;
+    opened.map_err(|error| crate::Error::Store(error.to_string()))
 }

@@ -83,7 +83,10 @@ async fn serve_until(
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.namespace);
     let election = Election::new(leases, LEASE, &settings.pod_name);
     let work = work(client, settings, caller, listener, shutdown.clone());
-    election.lead(&shutdown, Box::pin(work)).await
+    let outcome = election.lead(&shutdown, Box::pin(work)).await;
+    // The port is free when this returns: the next one may begin at once.
+    listening.shutdown().await;
+    outcome
 }
 
 /// Runs all parts. Ends in order after `stop`, with what they were about.
@@ -140,8 +143,12 @@ async fn work(
     let ingresses = exposure::watch(&client, &context.settings.namespace, &mut watches);
     let exposed = exposure::run(context.clone(), routes, ingresses);
     parts.spawn(named("exposure", exposed));
-    if let (Some(listener), Some(wanted)) = (listener, &context.settings.invocations) {
-        let store = invocations::open(&wanted.directory)?;
+    if let (Some(listener), Some(wanted)) = (listener, &context.settings.invocations)
+        && let Some(store) = stop
+            .run_until_cancelled(invocations::open(&wanted.directory))
+            .await
+    {
+        let store = store?;
         let queue = invocations::run(context.clone(), store, listener, aliases);
         parts.spawn(named("invocations", queue));
         let pods = Api::<Pod>::namespaced(client.clone(), &context.settings.namespace);

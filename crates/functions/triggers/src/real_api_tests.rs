@@ -47,7 +47,15 @@ struct Process {
 impl Process {
     fn start(server: &World, settings: Settings) -> Self {
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(server.client.clone(), settings, shutdown.clone()));
+        let work = run(server.client.clone(), settings, shutdown.clone());
+        let task = tokio::spawn(async move {
+            let outcome = work.await;
+            // A test that waits for its work would not tell why.
+            if let Err(error) = &outcome {
+                eprintln!("the process ended: {error}");
+            }
+            outcome
+        });
         Self { task, shutdown }
     }
 

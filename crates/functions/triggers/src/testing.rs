@@ -52,7 +52,7 @@ pub(crate) struct Router {
     calls: Arc<Mutex<Vec<Seen>>>,
     answers: Arc<Mutex<Answers>>,
     // Ends listener and connections with the test.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Router {
@@ -72,8 +72,13 @@ impl Router {
             address,
             calls,
             answers,
-            _tasks: tasks,
+            tasks,
         }
+    }
+
+    /// Goes away; once this returns, connections are refused.
+    pub async fn end(mut self) {
+        self.tasks.shutdown().await;
     }
 
     pub fn url(&self) -> String {

@@ -5,11 +5,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    WriteTransaction,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::invocations::record::Record;
 
@@ -22,6 +25,8 @@ const DUE: TableDefinition<&str, u64> = TableDefinition::new("due");
 /// Calls by namespace, function and key: id, and until when the key counts.
 const KEYS: TableDefinition<(&str, &str, &str), (&str, u64)> = TableDefinition::new("keys");
 
+/// Between two tries to open a file that is open elsewhere.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Changes that are written together.
 const BATCH: usize = 256;
 /// Calls that wait or are dead, of all functions.
@@ -37,6 +42,9 @@ pub(crate) enum StoreError {
     /// The file.
     #[error("cannot {step} the store of asynchronous calls: {reason}")]
     Failed { step: &'static str, reason: String },
+    /// Another process has the file, or the last one has not let go of it yet.
+    #[error("the store of asynchronous calls is open elsewhere")]
+    InUse,
     /// There is no room.
     #[error("{MOST_RECORDS} asynchronous calls wait or are dead; purge dead letters or wait")]
     Full,
@@ -111,12 +119,27 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// As [`Self::open`], and waits for up to `patience` while the file is open elsewhere: who led
+    /// before may write its last changes still.
+    pub async fn open_patiently(directory: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let end = Instant::now() + patience;
+        loop {
+            match Self::open(directory) {
+                Err(StoreError::InUse) if Instant::now() < end => tokio::time::sleep(PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Opens or makes the file and starts the thread that writes.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let step = "open";
         std::fs::create_dir_all(directory).map_err(failed(step))?;
-        let database =
-            Database::create(directory.join("invocations.redb")).map_err(failed(step))?;
+        let database = Database::create(directory.join("invocations.redb"));
+        let database = database.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
+            other => failed(step)(other),
+        })?;
         let write = database.begin_write().map_err(failed(step))?;
         write.open_table(RECORDS).map_err(failed(step))?;
         write.open_table(BODIES).map_err(failed(step))?;

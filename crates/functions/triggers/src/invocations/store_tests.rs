@@ -146,3 +146,18 @@ async fn many_at_once_are_all_stored() {
     futures::future::join_all(all).await;
     assert_eq!(waiting(&store).len(), 500);
 }
+
+#[tokio::test]
+async fn a_store_that_is_open_elsewhere_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let change = Change::Add(added("a", None));
+    store.change(change).await.unwrap();
+    let refused = Store::open_patiently(directory.path(), Duration::ZERO).await;
+    assert!(matches!(refused.err(), Some(StoreError::InUse)));
+    let patience = Duration::from_secs(60);
+    let mut next = Box::pin(Store::open_patiently(directory.path(), patience));
+    assert!(futures::poll!(&mut next).is_pending());
+    drop(store);
+    assert_eq!(waiting(&next.await.unwrap()).len(), 1);
+}

@@ -244,7 +244,7 @@ async fn calls_outlive_the_process_and_results_reach_topics() {
         .create::<Function>("f", json!({ "invocation": invocation }))
         .await;
     // Nobody answers: the calls wait.
-    drop(router);
+    router.end().await;
     let process = Process::start(&server, settings.clone());
     let mut ids = Vec::new();
     for body in ["1", "2", "3"] {
