@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use farplane_types::KubernetesCluster;
@@ -22,7 +23,7 @@ use serde_json::json;
 use crate::catalogue::names::MEMORY;
 use crate::host_join::{self, CLUSTER};
 use crate::hub::{Hub, ORG, delete_cluster};
-use crate::process::resting_kib;
+use crate::process::{eventually, resting_kib};
 use crate::report::Row;
 
 const MIB: f64 = 1024.0;
@@ -34,6 +35,8 @@ const PLANE: [&str; 4] = [
 ];
 const HUB: [&str; 3] = ["controllers", "gateway", "artifacts"];
 const AGENT: &str = "farplane-agent";
+/// For processes to start.
+const START: Duration = Duration::from_secs(60);
 /// The second cluster.
 const BESIDE: &str = "beside";
 
@@ -79,14 +82,18 @@ async fn plane_of(client: &Client, name: &str) -> Result<String> {
 async fn resting(client: &Client, groups: &[(String, &[&str])]) -> Result<BTreeMap<String, f64>> {
     let mut pids: Vec<(String, u32)> = Vec::new();
     for (namespace, wanted) in groups {
-        let found = processes_of(client, namespace, wanted).await?;
-        for name in *wanted {
-            ensure!(
-                found.iter().any(|(one, _)| one == name),
-                "no process {name} in Pods of {namespace}"
-            );
-        }
-        pids.extend(found);
+        // Some of them start only after what was waited for.
+        let found = eventually("all processes", START, async || {
+            let found = processes_of(client, namespace, wanted).await?;
+            for name in *wanted {
+                ensure!(
+                    found.iter().any(|(one, _)| one == name),
+                    "no process {name} in Pods of {namespace}"
+                );
+            }
+            Ok(found)
+        });
+        pids.extend(found.await?);
     }
     eprintln!(
         "bench: {MEMORY}: waiting until {} processes rest",

@@ -1,7 +1,8 @@
 //! Workloads of the control plane: etcd, API server, controller-manager and scheduler.
 //!
-//! All of them are applied at once: each waits for what it needs by trying again, which is
-//! quicker than any order. A changed configuration makes new Pods by its hash in the
+//! etcd and API server are applied at once: the one waits for the other by trying again, which is
+//! quicker than any order. The controllers follow once the API server answers: before that they
+//! would only take processor time from it. A changed configuration makes new Pods by its hash in the
 //! template. Leaves are left out of the hash, since the programs read renewed ones from the
 //! mounted Secrets; but for the one of egress, which the API server reads once.
 
@@ -24,14 +25,13 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How long certificates of nodes are valid.
 const SIGNING_DURATION: &str = "720h";
 
-/// Workloads at the hub with the configuration that they mount; none needs another to be
-/// there.
+/// Workloads at the hub with the configuration that they mount, up to the API server; none needs
+/// another to be there.
 pub fn control_plane(world: &World, keys: &Keys) -> Vec<Value> {
     let files = config::apiserver(world);
     let mut all = vec![config_map(world, &files)];
     all.extend(etcd::members(world, keys));
     all.push(apiserver(world, keys, &files));
-    all.push(controllers(world, keys));
     if world.replicas() > 1 {
         all.push(disruption_budget(world, "apiserver"));
     }
@@ -184,7 +184,8 @@ fn apiserver_arguments(world: &World) -> Vec<String> {
     arguments
 }
 
-fn controllers(world: &World, keys: &Keys) -> Value {
+/// Controller-manager and scheduler, for an API server that answers.
+pub fn controllers(world: &World, keys: &Keys) -> Value {
     let config = hash(["ca.crt", "sa.pub"].map(|name| keys.text(name)));
     let mut pod = pod(10);
     pod["containers"] = json!([

@@ -8,8 +8,8 @@
 //! 2. [`services()`]: namespace and Services; their addresses go into `world.addresses`.
 //! 3. [`renew_keys`]: makes what is missing or due; [`Keys::secrets`] are applied.
 //! 4. [`control_plane()`] and [`choose_hosts`] with [`host_plans`], at the same time.
-//! 5. Once the API server answers (`world.view`): [`answers()`], [`addons()`], [`strays`],
-//!    [`spared`].
+//! 5. Once the API server answers (`world.view`): [`controllers()`], [`answers()`], [`addons()`],
+//!    [`strays`], [`spared`].
 //! 6. [`public_kubeconfig`], [`status()`].
 //!
 //! Promises: equal worlds give equal objects (keys aside). Authorities, the key of service
@@ -37,7 +37,7 @@ mod world;
 pub use addons::addons;
 pub use admit::admit;
 pub use answers::{Answer, Decision, answers, decide_request};
-pub use control_plane::control_plane;
+pub use control_plane::{control_plane, controllers};
 pub use cut_off::{Spared, spared};
 pub use farplane_blueprint::Refusal;
 pub use hosts::{Choice, choose_hosts, strays};

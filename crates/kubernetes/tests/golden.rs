@@ -8,8 +8,8 @@ use std::path::Path;
 
 use common::{answered, host, names, with_addresses, with_keys, world};
 use farplane_kubernetes::{
-    Keys, Store, World, addons, choose_hosts, control_plane, host_plans, public_kubeconfig,
-    renew_keys, services,
+    Keys, Store, World, addons, choose_hosts, control_plane, controllers, host_plans,
+    public_kubeconfig, renew_keys, services,
 };
 use farplane_types::NetworkProvider;
 use serde_json::Value;
@@ -104,12 +104,18 @@ fn small() -> World {
     world
 }
 
+fn workloads(world: &World, keys: &Keys) -> Vec<Value> {
+    let mut all = control_plane(world, keys);
+    all.push(controllers(world, keys));
+    all
+}
+
 #[test]
 fn a_cluster_of_one_replica() {
     let (world, keys) = with_keys(small());
     hold("one-services", &services(&world));
     hold("one-secrets", &keys.secrets(&world));
-    hold("one-control-plane", &control_plane(&world, &keys));
+    hold("one-control-plane", &workloads(&world, &keys));
     hold("one-hosts", &plans(&world, &keys));
     hold("one-addons", &addons(&world));
     hold("one-kubeconfig", &[public_kubeconfig(&world, &keys)]);
@@ -123,7 +129,7 @@ fn a_cluster_of_three_replicas_on_volumes() {
     let (world, keys) = with_keys(world);
     hold("three-services", &services(&world));
     hold("three-secrets", &keys.secrets(&world));
-    hold("three-control-plane", &control_plane(&world, &keys));
+    hold("three-control-plane", &workloads(&world, &keys));
 }
 
 #[test]
@@ -179,7 +185,7 @@ fn equal_worlds_give_equal_objects() {
     turned.hosts.reverse();
     let all = |world: &World| {
         let mut all = services(world);
-        all.extend(control_plane(world, &keys));
+        all.extend(workloads(world, &keys));
         all.extend(keys.secrets(world));
         all.extend(addons(world));
         all.push(public_kubeconfig(world, &keys));
@@ -216,7 +222,7 @@ fn renewed_leaves_roll_no_pod_that_reads_them_anew() {
     let (mut world, keys) = with_keys(small());
     let ca = common::plane_ca();
     let templates = |keys: &Keys, world: &World| -> Vec<(String, String)> {
-        let all = control_plane(world, keys);
+        let all = workloads(world, keys);
         all.iter()
             .filter(|object| !object["spec"]["template"].is_null())
             .map(|object| {

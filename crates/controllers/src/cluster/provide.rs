@@ -62,6 +62,7 @@ pub(super) async fn reconcile(
         .await?;
     if observe::is_ready(&plane.client).await {
         context.planes.watch(&plane, ObjectRef::from_obj(cluster));
+        hub.apply(&blueprint::controllers(&world, &keys)).await?;
         world.view = Some(observe::observe(&plane.client).await?);
         tend(context, &world, &plane).await?;
     }
