@@ -9,21 +9,21 @@ What functions may be:
 - `def main(request):` with the light `Request` below, which costs less;
 - `async def`, and generators, whose pieces are sent as they come.
 
-Promises: what every function needs is imported before the code comes, so that specialising
-costs the function's own imports only; one slow call delays no other by more than PATIENCE;
-SIGTERM lets calls that run come to their end.
+Promises: it listens before it has imported what functions need, and imports that while nothing
+is to be done: code that comes later finds it done, code that comes at once waits for what it asks
+for only; which of two modules of one name a function gets does not depend on that; one slow call
+delays no other by more than PATIENCE; SIGTERM lets calls that run come to their end.
 
 Threads: one leads, that is, waits for requests and answers them itself, so that short calls
 need no change of threads, which is dear in Python. When its call takes longer than PATIENCE,
 another thread leads, and the old one ends with its call.
 """
 
-import asyncio
 import builtins
 import collections.abc
 import importlib
+import importlib.machinery
 import importlib.util
-import inspect
 import io
 import json
 import os
@@ -32,21 +32,21 @@ import signal
 import socket
 import sys
 import threading
-import traceback
-from http import HTTPStatus
+import time
+import types
 from urllib.parse import parse_qsl, unquote
 
-# Not needed here: functions import them, and find them done.
-import base64, collections, contextlib, copy, csv, dataclasses, datetime, decimal  # noqa: F401
-import email.utils, enum, functools, hashlib, hmac, itertools, logging, math  # noqa: F401
-import pathlib, random, re, ssl, string, struct, tempfile, time, typing  # noqa: F401
-import urllib.request, uuid, zlib  # noqa: F401
-
-try:
-    import flask
-    from werkzeug.exceptions import HTTPException
-except ImportError:  # a smaller image
-    flask = None
+# What functions need most often, from what is cheap to what is dear; what is dear is in pieces, so
+# that code that comes meanwhile waits for one of them only.
+LATER = (
+    "inspect traceback collections.abc contextlib copy dataclasses functools"
+    " itertools http logging re string typing base64 datetime decimal enum hashlib hmac math random"
+    " struct tempfile uuid zlib pathlib csv email.utils http.client ssl urllib.request asyncio"
+    " werkzeug.exceptions werkzeug.datastructures werkzeug.routing werkzeug.wrappers click"
+    " markupsafe jinja2.runtime jinja2 itsdangerous blinker flask"
+).split()
+# Names that a package must not take from those above, as long as they are not imported.
+OURS = sys.stdlib_module_names | {name.partition(".")[0] for name in LATER}
 
 PORT = int(os.environ.get("PORT", "8888"))
 USERFUNC = os.environ.get("USERFUNC", "/userfunc")
@@ -54,7 +54,50 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = int(os.environ.get("MAX_BODY_BYTES", str(256 << 20)))
 # How long a call may hold up others, in seconds.
 PATIENCE = 0.005
-REASONS = {status.value: status.phrase for status in HTTPStatus}
+# As `CO_COROUTINE` of `inspect`, which takes its time to import.
+COROUTINE = 0x80
+
+
+class Imports:
+    """What is in LATER, one by one."""
+
+    def __init__(self):
+        self.left = list(reversed(LATER))
+
+    def step(self):
+        """Imports the next one."""
+        try:
+            importlib.import_module(self.left.pop())
+        except (ImportError, IndexError):
+            pass  # a smaller image; another thread was faster
+
+    def end(self, path):
+        """Code comes. A package with modules of our names finds ours, as it would later."""
+        left, self.left = self.left, []
+        if os.path.isdir(path) and not OURS.isdisjoint(map(top_level, os.listdir(path))):
+            self.left = left
+            while self.left:
+                self.step()
+
+
+def top_level(name):
+    """Of a module or its file, what stands before the first dot."""
+    return name.partition(".")[0]
+
+
+IMPORTS = Imports()
+
+
+def reason(status):
+    """The phrase of a status."""
+    if status == 200:
+        return "OK"
+    from http import HTTPStatus
+
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 class Refused(Exception):
@@ -147,6 +190,7 @@ class Function:
                 raise Refused(400, "Not a generic container")
             self.taken = True
         try:
+            IMPORTS.end(path)
             function, uses_flask = load(path, name)
             self.call = caller(function, uses_flask)
         except BaseException as error:
@@ -157,6 +201,8 @@ class Function:
 
 def own_words(error):
     """The traceback without the frames that are ours or the import system's."""
+    import traceback
+
     told = traceback.TracebackException.from_exception(error)
     ours = (__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
     frames = [frame for frame in told.stack if frame.filename not in ours]
@@ -170,7 +216,7 @@ def load(path, name):
     real = builtins.__import__
 
     def watching(module, *rest, **more):
-        seen.add(module.partition(".")[0])
+        seen.add(top_level(module))
         return real(module, *rest, **more)
 
     builtins.__import__ = watching
@@ -215,14 +261,19 @@ def speaks_of_flask(module):
 
 def caller(function, uses_flask):
     """What to do with a request: gives status, headers and body."""
-    takes_argument = bool(positional(function))
-    if uses_flask and flask is not None:
+    takes_argument = takes_one(function)
+    flask = flask_module() if uses_flask else None
+    if flask is not None:
+        from werkzeug.exceptions import HTTPException
+
         app = flask.Flask("user")
         # The platform's own limit holds.
         app.config["MAX_CONTENT_LENGTH"] = None
         plain = lambda request: function(request) if takes_argument else function()  # noqa: E731
-        return lambda request: through_flask(app, plain, request)
-    if inspect.iscoroutinefunction(function):
+        return lambda request: through_flask(app, HTTPException, plain, request)
+    if is_coroutine_function(function):
+        import asyncio
+
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, daemon=True).start()
 
@@ -236,16 +287,43 @@ def caller(function, uses_flask):
     return lambda request: plain_answer(function())
 
 
-def positional(function):
+def flask_module():
+    """Flask, unless the image is a smaller one."""
+    try:
+        import flask
+    except ImportError:
+        return None
+    return flask
+
+
+def is_plain(function):
+    """Whether it says all of itself, without `inspect`."""
+    return type(function) is types.FunctionType and not function.__dict__
+
+
+def is_coroutine_function(function):
+    if is_plain(function):
+        return bool(function.__code__.co_flags & COROUTINE)
+    import inspect
+
+    return inspect.iscoroutinefunction(function)
+
+
+def takes_one(function):
+    """Whether it must be called with an argument."""
+    if is_plain(function):
+        return function.__code__.co_argcount > len(function.__defaults__ or ())
+    import inspect
+
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return []
+        return False
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    return any(p.kind in kinds and p.default is p.empty for p in parameters)
 
 
-def through_flask(app, function, request):
+def through_flask(app, http_exception, function, request):
     environ = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
@@ -274,12 +352,14 @@ def through_flask(app, function, request):
     with app.request_context(environ):
         try:
             answer = function(request)
-            if inspect.isawaitable(answer):
+            if isinstance(answer, collections.abc.Awaitable):
+                import asyncio
+
                 answer = asyncio.run(answer)
             if answer is None:
                 answer = ""
             response = app.make_response(answer)
-        except HTTPException as error:  # abort(404)
+        except http_exception as error:  # abort(404)
             response = error.get_response()
         headers = [(k, v) for k, v in response.headers.items() if k.lower() != "content-length"]
         if response.is_streamed:
@@ -322,6 +402,8 @@ def plain_answer(value):
 
 
 def drained(pieces):
+    import asyncio
+
     loop = asyncio.new_event_loop()
     try:
         while True:
@@ -473,7 +555,7 @@ class Connection:
             self.read_exactly(2)
 
     def send(self, status, headers, body, keep, head_only):
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, '')}"]
+        lines = [f"HTTP/1.1 {status} {reason(status)}"]
         for name, value in headers:
             value = str(value)
             if "\n" in value or "\r" in value:
@@ -580,7 +662,10 @@ class Server:
         poll, rearm, accept = self.epoll.poll, self.epoll.modify, self.listener.fileno()
         once = select.EPOLLIN | select.EPOLLONESHOT
         while self.leader is mine:
-            for fd, _ in poll(maxevents=1):
+            events = poll(0 if IMPORTS.left else -1, 1)
+            if not events and IMPORTS.left:
+                IMPORTS.step()
+            for fd, _ in events:
                 if self.resting:
                     self.wake.set()
                 if fd == accept:

@@ -244,3 +244,22 @@ environment!(php, package "index.php" "", package "greet.php" "greet.handler");
 environment!(python, package "main.py" "", package "greet.py" "greet.main");
 environment!(ruby, package "handler.rb" "", package "greet.rb" "greet.handler");
 environment!(rust);
+
+/// Python imports what functions need while nothing comes; a package may have modules of the same
+/// names. Which one a function gets must not depend on when its code comes.
+#[tokio::test]
+async fn python_modules_do_not_depend_on_the_moment() -> Result<()> {
+    let subject = Subject::start("python").await?;
+    let package = subject.place_in_directory("whose", "main.py")?;
+    std::fs::write(package.join("flask.py"), "")?;
+    // At once, before most of it is imported.
+    let answer = subject.load(&package, "").await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let told = subject.call(Method::GET, "/", &[], "").await?;
+    assert!(
+        told.text().starts_with("/usr/lib/python"),
+        "{}",
+        told.text()
+    );
+    Ok(())
+}

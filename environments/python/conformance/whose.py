@@ -1,0 +1,5 @@
+import flask
+
+
+def main():
+    return flask.__file__
