@@ -242,13 +242,17 @@ impl Cluster<'_> {
 
     /// Copies of a function, each with a route at `/<prefix><number>`, which the router knows.
     async fn copies(&self, of: &str, prefix: &str, count: usize) -> Result<Vec<String>> {
+        let spec = self.api("Function").get(of).await?.data["spec"].clone();
+        self.functions(&spec, prefix, count).await
+    }
+
+    /// Functions of this spec, each with a route at `/<prefix><number>`, which the router knows.
+    async fn functions(&self, spec: &Value, prefix: &str, count: usize) -> Result<Vec<String>> {
         let before = self.known_routes().await?;
-        let original = self.api("Function").get(of).await?;
         let mut names = Vec::new();
         for number in 0..count {
             let name = format!("{prefix}{number}");
-            self.create("Function", &name, original.data["spec"].clone())
-                .await?;
+            self.create("Function", &name, spec.clone()).await?;
             self.route(&name, &name, "GET").await?;
             names.push(name);
         }
@@ -295,13 +299,17 @@ impl Cluster<'_> {
         Ok(all.into_iter().filter(stays).collect())
     }
 
-    /// Waits until an environment's pool is as large as it is to be.
-    async fn full_pool(&self, environment: &str) -> Result<()> {
+    /// Waits until an environment has so many Pods without code at least, and all are ready.
+    async fn full_pool(&self, environment: &str, least: usize) -> Result<()> {
         let labels = format!("environmentName={environment},managed=true");
         eventually("a full pool", LIMIT, async || {
             let pods = self.all_pods(&labels).await?;
             let ready = pods.iter().filter(|pod| is_ready(pod)).count();
-            ensure!(ready == 3 && pods.len() == 3, "{ready} Pods are ready");
+            ensure!(
+                ready == pods.len() && ready >= least,
+                "{ready} Pods of {} are ready",
+                pods.len()
+            );
             Ok(())
         })
         .await

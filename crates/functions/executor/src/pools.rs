@@ -2,8 +2,8 @@
 //!
 //! [`decide`] compares what there is with what there should be and is pure. The Deployment's
 //! name has a digest of its Pods' template: another template is another Deployment, and the old
-//! one goes when the new one has a Pod that is available. What callers wait for beyond that is
-//! made by [`extras`].
+//! one goes when the new one has a Pod that is available. What callers wait for beyond that, and
+//! what is kept ready after a burst, is made by [`extras`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ const CALM: Duration = Duration::from_secs(1);
 const DEBOUNCE: Duration = Duration::from_millis(2);
 /// After a write failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// A reserve's time may be over.
+const RESERVED: Duration = Duration::from_secs(30);
 /// Everything is looked at again, whatever happened.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -315,12 +317,35 @@ impl Pools {
         }
         match self.waited.get(uid) {
             Some(at) if now - *at < CALM => CALM,
-            _ => {
-                let effects = self.engine.state().shed(uid, size);
-                self.engine.run(effects);
-                RESYNC
+            _ => self.rest(want, environment, template).await,
+        }
+    }
+
+    /// Nobody waits: keeps the reserve, and ends what is beyond it.
+    async fn rest(
+        &self,
+        want: &Wanted,
+        environment: &Environment,
+        template: &PoolTemplate,
+    ) -> Duration {
+        let (uid, now) = (&want.environment, Instant::now());
+        let size = usize::try_from(want.replicas).unwrap_or(0);
+        let (missing, reserve) = {
+            let state = self.engine.state();
+            let missing = state.reserve_missing(uid, size, now);
+            (missing, state.reserve(uid, size, now))
+        };
+        if missing > 0 {
+            let pod = extras::pod(environment, &want.name, template);
+            let made = extras::make(&self.engine, &want.namespace, pod, missing).await;
+            if let Err(error) = made {
+                tracing::info!(name = want.name, %error, "no Pods are kept beside the pool");
+                self.engine.state().forget_reserve(uid);
             }
         }
+        let effects = self.engine.state().shed(uid, size + reserve);
+        self.engine.run(effects);
+        if reserve > 0 { RESERVED } else { RESYNC }
     }
 
     /// What the API server does not take as a Deployment is told to callers.

@@ -12,6 +12,7 @@
 //! pool are served in the order in which they came.
 
 mod reap;
+mod reserve;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -113,6 +114,7 @@ struct Pool {
     /// In the order in which they became ready.
     ready: BTreeSet<(u64, String)>,
     queue: VecDeque<Waiter>,
+    reserve: reserve::Reserve,
 }
 
 /// Instances of one revision.

@@ -3,6 +3,7 @@
 mod endings;
 mod extras;
 mod limits;
+mod reserve;
 
 use std::time::Duration;
 

@@ -57,6 +57,8 @@ impl State {
             if let Some(failed) = self.hopeless(&revision.environment) {
                 return Acquired::Failed(failed);
             }
+            let pool = self.pools.entry(revision.environment.clone()).or_default();
+            pool.reserve.asked(now);
             return Acquired::Waiting(self.begin(waiter));
         }
         let Some(group) = self.groups.get_mut(&id) else {
@@ -237,7 +239,7 @@ impl State {
         waiting.saturating_sub(coming + size.saturating_sub(pooled))
     }
 
-    /// Ends Pods that no pool counts, where a pool has `size` Pods: those that nobody took, and
+    /// Ends Pods that no pool counts, where `size` Pods are to be ready: those that nobody took, and
     /// those that will never be ready.
     pub fn shed(&mut self, environment: &str, size: usize) -> Vec<Effect> {
         let mut surplus = self.ready(environment).saturating_sub(size);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SIZE: usize = 3;
+pub(super) const SIZE: usize = 3;
 
 fn pooled(number: u8) -> PodView {
     PodView {
@@ -32,7 +32,7 @@ impl Bench {
 }
 
 /// A pool that is full, and so many cold calls of as many functions.
-fn burst(calls: usize) -> (Bench, Vec<Receiver<Outcome>>) {
+pub(super) fn burst(calls: usize) -> (Bench, Vec<Receiver<Outcome>>) {
     let mut bench = Bench::new();
     for number in 1..=3 {
         bench.ready_in_pool(number);
