@@ -307,18 +307,28 @@ impl Pools {
             self.waited.insert(uid.clone(), now);
         }
         let missing = self.engine.state().missing(uid, size);
-        if missing > 0 {
-            let pod = extras::pod(environment, &want.name, template);
-            let made = extras::make(&self.engine, &want.namespace, pod, missing).await;
-            if let Err(error) = made {
-                tracing::warn!(name = want.name, %error, "Pods for callers that wait were not made");
-                return RETRY;
-            }
+        if missing > 0
+            && let Err(error) = self.beside(want, environment, template, missing).await
+        {
+            tracing::warn!(name = want.name, %error, "Pods for callers that wait were not made");
+            return RETRY;
         }
         match self.waited.get(uid) {
             Some(at) if now - *at < CALM => CALM,
             _ => self.rest(want, environment, template).await,
         }
+    }
+
+    /// Makes so many Pods beside a pool.
+    async fn beside(
+        &self,
+        want: &Wanted,
+        environment: &Environment,
+        template: &PoolTemplate,
+        count: usize,
+    ) -> Result<(), kube::Error> {
+        let pod = extras::pod(environment, &want.name, template);
+        extras::make(&self.engine, &want.namespace, pod, count).await
     }
 
     /// Nobody waits: keeps the reserve, and ends what is beyond it.
@@ -335,13 +345,11 @@ impl Pools {
             let missing = state.reserve_missing(uid, size, now);
             (missing, state.reserve(uid, size, now))
         };
-        if missing > 0 {
-            let pod = extras::pod(environment, &want.name, template);
-            let made = extras::make(&self.engine, &want.namespace, pod, missing).await;
-            if let Err(error) = made {
-                tracing::info!(name = want.name, %error, "no Pods are kept beside the pool");
-                self.engine.state().forget_reserve(uid);
-            }
+        if missing > 0
+            && let Err(error) = self.beside(want, environment, template, missing).await
+        {
+            tracing::info!(name = want.name, %error, "no Pods are kept beside the pool");
+            self.engine.state().forget_reserve(uid);
         }
         let effects = self.engine.state().shed(uid, size + reserve);
         self.engine.run(effects);
