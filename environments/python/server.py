@@ -39,15 +39,12 @@ from urllib.parse import parse_qsl, unquote
 # What functions need most often, from what is cheap to what is dear; what is dear is in pieces, so
 # that code that comes meanwhile waits for one of them only.
 LATER = (
-    "inspect traceback collections.abc contextlib copy dataclasses functools"
+    "inspect traceback contextlib copy dataclasses functools"
     " itertools http logging re string typing base64 datetime decimal enum hashlib hmac math random"
     " struct tempfile uuid zlib pathlib csv email.utils http.client ssl urllib.request asyncio"
     " werkzeug.exceptions werkzeug.datastructures werkzeug.routing werkzeug.wrappers click"
     " markupsafe jinja2.runtime jinja2 itsdangerous blinker flask"
 ).split()
-# Names that a package must not take from those above, as long as they are not imported.
-OURS = sys.stdlib_module_names | {name.partition(".")[0] for name in LATER}
-
 PORT = int(os.environ.get("PORT", "8888"))
 USERFUNC = os.environ.get("USERFUNC", "/userfunc")
 MAX_HEAD_BYTES = 64 * 1024
@@ -58,31 +55,44 @@ PATIENCE = 0.005
 COROUTINE = 0x80
 
 
+def top_level(name):
+    """Of a module or its file, what stands before the first dot."""
+    return name.partition(".")[0]
+
+
+# Names that a package must not take from those of LATER, as long as they are not imported.
+OURS = sys.stdlib_module_names | set(map(top_level, LATER))
+
+
 class Imports:
     """What is in LATER, one by one."""
 
     def __init__(self):
         self.left = list(reversed(LATER))
+        self.lock = threading.Lock()
 
     def step(self):
         """Imports the next one."""
-        try:
-            importlib.import_module(self.left.pop())
-        except (ImportError, IndexError):
-            pass  # a smaller image; another thread was faster
+        with self.lock:
+            if self.left:
+                bring(self.left.pop())
 
     def end(self, path):
         """Code comes. A package with modules of our names finds ours, as it would later."""
-        left, self.left = self.left, []
+        # What another thread imports just now comes to its end first.
+        with self.lock:
+            left, self.left = self.left, []
         if os.path.isdir(path) and not OURS.isdisjoint(map(top_level, os.listdir(path))):
-            self.left = left
-            while self.left:
-                self.step()
+            while left:
+                bring(left.pop())
 
 
-def top_level(name):
-    """Of a module or its file, what stands before the first dot."""
-    return name.partition(".")[0]
+def bring(name):
+    """Imports a module, unless the image is a smaller one."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
 
 
 IMPORTS = Imports()
