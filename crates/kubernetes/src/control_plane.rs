@@ -2,8 +2,8 @@
 //!
 //! etcd and API server are applied at once: the one waits for the other by trying again, which is
 //! quicker than any order. The controllers follow once the API server answers: before that they
-//! would only take processor time from it. A changed configuration makes new Pods by its hash in the
-//! template. Leaves are left out of the hash, since the programs read renewed ones from the
+//! would only take processor time from it. A changed configuration makes new Pods by its hash in
+//! the template. Leaves are left out of the hash, since the programs read renewed ones from the
 //! mounted Secrets; but for the one of egress, which the API server reads once.
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Pods for callers that wait, beside the pools.
+//! Pods beside the pools: for callers that wait, and kept ready after a burst.
 //!
 //! A Deployment replaces a Pod as soon as it is taken. While callers wait this takes the
 //! processors from the Pods that they wait for, and no Deployment can be told to make so many just
@@ -6,9 +6,10 @@
 //! the pool in all else, and one that nobody takes is ended.
 //!
 //! How many are missing, and which are to end, says the state ([`State::missing`],
-//! [`State::shed`]).
+//! [`State::reserve_missing`], [`State::shed`]).
 //!
 //! [`State::missing`]: crate::state::State::missing
+//! [`State::reserve_missing`]: crate::state::State::reserve_missing
 //! [`State::shed`]: crate::state::State::shed
 
 use std::sync::Arc;
@@ -66,11 +67,7 @@ pub(crate) async fn make(
     for one in made {
         match one {
             Ok(made) => {
-                tracing::info!(
-                    namespace,
-                    pod = made.metadata.name,
-                    "Pod for a caller that waits"
-                );
+                tracing::info!(namespace, pod = made.metadata.name, "Pod beside the pool");
                 let effects = engine.state().observe(PodView::read(&made), Instant::now());
                 engine.run(effects);
             }

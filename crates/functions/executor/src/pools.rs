@@ -43,6 +43,15 @@ pub(crate) struct Wanted {
     pub replicas: i32,
 }
 
+/// A pool at one look, with what its Pods are made of.
+struct Served<'a> {
+    want: &'a Wanted,
+    environment: &'a Environment,
+    template: &'a PoolTemplate,
+    /// Pods that it has when it is full.
+    size: usize,
+}
+
 /// A pool's Deployment that is.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
@@ -286,7 +295,13 @@ impl Pools {
         }
         for want in &wanted {
             if let Some((environment, template)) = made.get(&want.environment) {
-                again = again.min(self.serve(want, environment, template).await);
+                let pool = Served {
+                    want,
+                    environment,
+                    template,
+                    size: usize::try_from(want.replicas).unwrap_or(0),
+                };
+                again = again.min(self.serve(&pool).await);
             }
         }
         again
@@ -294,64 +309,48 @@ impl Pools {
 
     /// Makes Pods for callers that wait, and ends those that nobody waits for any more. Returns
     /// when to look again at the latest.
-    async fn serve(
-        &mut self,
-        want: &Wanted,
-        environment: &Environment,
-        template: &PoolTemplate,
-    ) -> Duration {
-        let (uid, now) = (&want.environment, Instant::now());
-        let size = usize::try_from(want.replicas).unwrap_or(0);
+    async fn serve(&mut self, pool: &Served<'_>) -> Duration {
+        let (uid, now) = (&pool.want.environment, Instant::now());
         let waiting = self.engine.state().waiting(uid);
         if waiting > 0 {
             self.waited.insert(uid.clone(), now);
         }
-        let missing = self.engine.state().missing(uid, size);
+        let missing = self.engine.state().missing(uid, pool.size);
         if missing > 0
-            && let Err(error) = self.beside(want, environment, template, missing).await
+            && let Err(error) = self.beside(pool, missing).await
         {
-            tracing::warn!(name = want.name, %error, "Pods for callers that wait were not made");
+            let name = &pool.want.name;
+            tracing::warn!(name, %error, "Pods for callers that wait were not made");
             return RETRY;
         }
         match self.waited.get(uid) {
             Some(at) if now - *at < CALM => CALM,
-            _ => self.rest(want, environment, template).await,
+            _ => self.rest(pool, now).await,
         }
     }
 
     /// Makes so many Pods beside a pool.
-    async fn beside(
-        &self,
-        want: &Wanted,
-        environment: &Environment,
-        template: &PoolTemplate,
-        count: usize,
-    ) -> Result<(), kube::Error> {
-        let pod = extras::pod(environment, &want.name, template);
-        extras::make(&self.engine, &want.namespace, pod, count).await
+    async fn beside(&self, pool: &Served<'_>, count: usize) -> Result<(), kube::Error> {
+        let pod = extras::pod(pool.environment, &pool.want.name, pool.template);
+        extras::make(&self.engine, &pool.want.namespace, pod, count).await
     }
 
     /// Nobody waits: keeps the reserve, and ends what is beyond it.
-    async fn rest(
-        &self,
-        want: &Wanted,
-        environment: &Environment,
-        template: &PoolTemplate,
-    ) -> Duration {
-        let (uid, now) = (&want.environment, Instant::now());
-        let size = usize::try_from(want.replicas).unwrap_or(0);
+    async fn rest(&self, pool: &Served<'_>, now: Instant) -> Duration {
+        let uid = &pool.want.environment;
         let (missing, reserve) = {
             let state = self.engine.state();
-            let missing = state.reserve_missing(uid, size, now);
-            (missing, state.reserve(uid, size, now))
+            let missing = state.reserve_missing(uid, pool.size, now);
+            (missing, state.reserve(uid, pool.size, now))
         };
         if missing > 0
-            && let Err(error) = self.beside(want, environment, template, missing).await
+            && let Err(error) = self.beside(pool, missing).await
         {
-            tracing::info!(name = want.name, %error, "no Pods are kept beside the pool");
+            let name = &pool.want.name;
+            tracing::info!(name, %error, "no Pods are kept beside the pool");
             self.engine.state().forget_reserve(uid);
         }
-        let effects = self.engine.state().shed(uid, size + reserve);
+        let effects = self.engine.state().shed(uid, pool.size + reserve);
         self.engine.run(effects);
         if reserve > 0 { RESERVED } else { RESYNC }
     }

@@ -70,13 +70,12 @@ impl State {
         }
         let (mut coming, mut ready) = (0_usize, 0);
         for entry in self.pods.values() {
-            let view = &entry.view;
-            if view.environment != environment || view.pooled || view.labels.is_some() {
+            if !entry.view.is_extra(environment) {
                 continue;
             }
             match entry.phase {
                 // There is no room for more.
-                Phase::Coming if view.trouble.is_some() => return 0,
+                Phase::Coming if entry.view.trouble.is_some() => return 0,
                 Phase::Coming => coming += 1,
                 Phase::Ready => ready += 1,
                 _ => {}

@@ -50,6 +50,11 @@ pub(crate) struct PodView {
 }
 
 impl PodView {
+    /// True for a Pod without code of this environment that no pool's Deployment counts.
+    pub fn is_extra(&self, environment: &str) -> bool {
+        self.environment == environment && !self.pooled && self.labels.is_none()
+    }
+
     /// Reads a Pod of a pool.
     pub fn read(pod: &Pod) -> Self {
         let label = |name: &str| pod.labels().get(name).cloned().unwrap_or_default();

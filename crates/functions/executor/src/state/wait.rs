@@ -246,7 +246,7 @@ impl State {
         let mut effects = Vec::new();
         for entry in self.pods.values_mut() {
             let view = &entry.view;
-            if view.environment != environment || view.pooled || view.labels.is_some() {
+            if !view.is_extra(environment) {
                 continue;
             }
             let hopeless = view.trouble.as_ref().is_some_and(|it| it.lasting);
