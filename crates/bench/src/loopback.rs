@@ -195,6 +195,8 @@ fn start_etcd(bin: &Path, path: &Path) -> Result<(Running, u16)> {
         format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
         format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
         format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
+        "--heartbeat-interval=20".to_owned(),
+        "--election-timeout=100".to_owned(),
     ];
     Ok((
         Running::start(&bin.join("etcd"), "etcd", path, &arguments, &[])?,

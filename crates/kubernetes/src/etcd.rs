@@ -143,6 +143,14 @@ fn arguments(world: &World, member: u32) -> Vec<String> {
         "--auto-compaction-retention=8h".to_owned(),
         "--tls-min-version=TLS1.2".to_owned(),
     ];
+    if world.replicas() == 1 {
+        // A new leader is awaited for one election timeout at most, and nothing is served before
+        // it; nobody else stands for election here, so that nothing is gained by patience.
+        arguments.extend([
+            "--heartbeat-interval=20".to_owned(),
+            "--election-timeout=100".to_owned(),
+        ]);
+    }
     for peer in ["", "peer-"] {
         arguments.extend([
             format!("--{peer}cert-file={PKI}/tls.crt"),

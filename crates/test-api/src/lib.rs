@@ -155,6 +155,8 @@ impl ApiServer {
             format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
             format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
             format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
+            "--heartbeat-interval=20".to_owned(),
+            "--election-timeout=100".to_owned(),
         ];
         let api_server = [
             format!("--etcd-servers=http://127.0.0.1:{store}"),
