@@ -6,7 +6,13 @@
 //! each clone, and again whenever Cargo is used without `xtask` in between.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Command;
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::progress;
 
 /// What Cargo tells of a package.
 const TOLD: &[&str] = &[
@@ -23,6 +29,25 @@ pub fn command() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// A program of the registry, installed beside the cache when it is missing.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn tool(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
+    let tools = cache.root().join("tools");
+    let program = tools.join("bin").join(name);
+    if !program.is_file() {
+        let mut install = command();
+        install.args(["install", "--locked", "--version", version, "--root"]);
+        install
+            .arg(&tools)
+            .arg(name)
+            .env("CARGO_TERM_PROGRESS_WHEN", "never");
+        progress::run(name, "cargo install", &mut install, &cache.log(name))?;
+    }
+    Ok(program)
 }
 
 fn is_told(name: &OsStr) -> bool {

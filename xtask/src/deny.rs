@@ -7,7 +7,6 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::cache::Cache;
-use crate::progress;
 
 const VERSION: &str = "0.20.2";
 
@@ -17,22 +16,7 @@ const VERSION: &str = "0.20.2";
 /// # Errors
 /// When cargo-deny cannot be installed or finds something.
 pub fn run(root: &Path, cache: &Cache) -> Result<()> {
-    let tools = cache.root().join("tools");
-    let program = tools.join("bin/cargo-deny");
-    if !program.is_file() {
-        let mut install = crate::cargo::command();
-        install.args(["install", "--locked", "--version", VERSION, "--root"]);
-        install
-            .arg(&tools)
-            .arg("cargo-deny")
-            .env("CARGO_TERM_PROGRESS_WHEN", "never");
-        progress::run(
-            "cargo-deny",
-            "cargo install",
-            &mut install,
-            &cache.log("cargo-deny"),
-        )?;
-    }
+    let program = crate::cargo::tool(cache, "cargo-deny", VERSION)?;
     let status = Command::new(program)
         .current_dir(root)
         .args(["--locked", "check", "bans", "licenses", "sources"])

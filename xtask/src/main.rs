@@ -16,6 +16,7 @@ mod deny;
 mod deps;
 mod dist;
 mod environments;
+mod fuzz;
 mod images;
 mod machine;
 mod oci;
@@ -82,6 +83,8 @@ enum Task {
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
     },
+    /// Run the fuzz targets for a while; needs a nightly compiler.
+    Fuzz(fuzz::Options),
     /// Try a real Debian machine: join, node, Pod, reboot, removal, and all that through a proxy.
     ///
     /// Emulates the machine with qemu-system-x86_64, on a hub of its own name, and removes both
@@ -163,6 +166,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Deny => deny::run(root, &Cache::open()?),
         Task::Test { only } => test::run(root, only.as_deref()),
+        Task::Fuzz(options) => fuzz::run(root, &Cache::open()?, &options),
         Task::TryMachine { own } => machine::run(root, &own),
         Task::Bench(options) => bench::run(root, &options),
     }
