@@ -18,7 +18,8 @@ use crate::stats::Samples;
 /// Pods that wait in a pool.
 const POOL: usize = 3;
 const PYTHON: &str = "def main():\n    return 'Hello, world!'\n";
-const NODEJS: &str = "module.exports = async () => ({ status: 200, body: 'Hello, world!' });\n";
+pub(super) const NODEJS: &str =
+    "module.exports = async () => ({ status: 200, body: 'Hello, world!' });\n";
 const GO: &str = "package main\n\nimport (\n\t\"fmt\"\n\t\"net/http\"\n)\n\nfunc Handler(w http.ResponseWriter, r *http.Request) {\n\tfmt.Fprint(w, \"Hello, world!\")\n}\n";
 
 /// From the pool, one after the other.

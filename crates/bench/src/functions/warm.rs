@@ -9,12 +9,12 @@
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use super::cold::NODEJS;
 use super::{Cluster, Figures};
 use crate::catalogue::names::{FUNCTIONS_ECHO, FUNCTIONS_WARM};
 use crate::report::Row;
 
 const HELLO: &str = "def main(request):\n    return 'Hello, world!'\n";
-const NODEJS: &str = "module.exports = async () => ({ status: 200, body: 'Hello, world!' });\n";
 const ECHO: &str = "def main(request):\n    return request.body\n";
 /// One instance that takes everything.
 const ONE: &[&str] = &["--concurrency", "1", "--requests-per-pod", "500"];
