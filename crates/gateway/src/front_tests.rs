@@ -294,6 +294,8 @@ async fn a_host_that_is_gone_is_told_so_and_gets_nothing_else() {
     lines::send(&mut output, &AgentMessage::Clean)
         .await
         .unwrap();
+    assert_eq!(lines.next::<PlanMessage>().await.unwrap(), None);
+    drop((lines, output));
     session.closed().await;
 }
 
@@ -360,6 +362,8 @@ async fn a_deleted_host_loses_its_streams_at_once_and_may_clean_itself() {
     lines::send(&mut output, &AgentMessage::Clean)
         .await
         .unwrap();
+    assert_eq!(lines.next::<PlanMessage>().await.unwrap(), None);
+    drop((lines, output));
     session.closed().await;
 }
 

@@ -4,21 +4,30 @@
 //! is `Removed`. Up: facts and reports into the slot of [`crate::report`]; `Clean` releases
 //! the plan that is being deleted. The two directions never wait for one another.
 //!
+//! After the `Clean` of a removed host the stream is ended, not dropped, and the agent has
+//! [`FAREWELL`] to end its half: a reset could reach it before it knows that its word was sent,
+//! and it would connect once more to say it again.
+//!
 //! `Clean` counts only while the last message sent was no plan: one that was under way when
 //! a plan was sent speaks of the time before it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use farplane_tunnel::TunnelStream;
 use farplane_tunnel::lines::{self, LineError, LineReader, MAX_LINE_BYTES};
 use farplane_types::wire::{AgentMessage, PlanMessage};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::gateway::Gateway;
 use crate::report::{self, Pending, Report};
 use crate::world::Key;
 use crate::world::lookup::PlanState;
+
+/// How long a removed host that is clean may take to end its half of the stream.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How a plan stream ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,16 +89,26 @@ async fn exchange<IO>(
 where
     IO: AsyncRead + AsyncWrite,
 {
-    let (input, output) = tokio::io::split(stream);
+    let (mut input, mut output) = tokio::io::split(stream);
     let progress = Mutex::new(Progress {
         sent: None,
         plan: None,
         clean: false,
     });
-    tokio::select! {
-        result = down(output, states, &progress, slot) => result,
-        result = up(input, &progress, slot, orphan) => result,
+    let end = tokio::select! {
+        result = down(&mut output, states, &progress, slot) => result,
+        result = up(&mut input, &progress, slot, orphan) => result,
+    }?;
+    if end == End::Clean {
+        let farewell = async {
+            // An agent that is gone by now has no word left to send.
+            if output.shutdown().await.is_ok() {
+                _ = input.read(&mut [0]).await;
+            }
+        };
+        _ = timeout(FAREWELL, farewell).await;
     }
+    Ok(end)
 }
 
 async fn down(

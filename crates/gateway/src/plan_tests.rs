@@ -2,7 +2,7 @@
 
 use super::*;
 use farplane_types::{HostPlanSpec, PlaneReference};
-use tokio::io::{AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 
 fn spec() -> Arc<HostPlanSpec> {
     Arc::new(HostPlanSpec {
@@ -160,8 +160,21 @@ async fn a_removed_host_ends_with_clean_and_releases_its_orphaned_plan() {
     let mut agent = Agent::connect(PlanState::Removed, Some("left"));
     assert_eq!(agent.hears().await, PlanMessage::Removed);
     agent.says(&AgentMessage::Clean).await;
+    // Its word has arrived: an end says so, where a reset would leave it in doubt.
+    assert_eq!(agent.lines.next::<PlanMessage>().await.unwrap(), None);
+    agent.output.shutdown().await.unwrap();
     assert_eq!(agent.served.await.unwrap().unwrap(), End::Clean);
     assert_eq!(agent.pending.borrow().released.as_deref(), Some("left"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_host_that_keeps_its_stream_is_not_waited_for_long() {
+    let mut agent = Agent::connect(PlanState::Removed, None);
+    agent.hears().await;
+    agent.says(&AgentMessage::Clean).await;
+    let start = tokio::time::Instant::now();
+    assert_eq!((&mut agent.served).await.unwrap().unwrap(), End::Clean);
+    assert_eq!(start.elapsed().as_secs(), FAREWELL.as_secs());
 }
 
 #[tokio::test]

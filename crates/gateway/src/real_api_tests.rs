@@ -270,6 +270,8 @@ async fn a_host_joins_gets_a_plan_releases_it_and_is_removed() {
     lines::send(&mut output, &AgentMessage::Clean)
         .await
         .unwrap();
+    assert_eq!(heard.next::<PlanMessage>().await.unwrap(), None);
+    drop((heard, output));
     eventually(
         "own directory entry to go and the other to stay",
         async || {

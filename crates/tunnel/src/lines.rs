@@ -89,15 +89,15 @@ where
     W: AsyncWrite + Unpin,
     T: Serialize,
 {
-    let line = serde_json::to_vec(message).map_err(|source| LineError::Malformed { source })?;
+    let mut line = serde_json::to_vec(message).map_err(|source| LineError::Malformed { source })?;
     if line.len() > MAX_LINE_BYTES {
         return Err(LineError::TooLong {
             max: MAX_LINE_BYTES,
         });
     }
+    line.push(b'\n');
     let broken = |source| LineError::Stream { source };
     output.write_all(&line).await.map_err(broken)?;
-    output.write_all(b"\n").await.map_err(broken)?;
     output.flush().await.map_err(broken)
 }
 
