@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use farplane_functions_types::{Function, MessageQueueTrigger};
 use k8s_openapi::api::core::v1::Secret;
@@ -16,6 +17,7 @@ use lapin::options::{
 use lapin::types::{FieldTable, LongString};
 use lapin::{BasicProperties, Channel, Confirmation, ConnectionProperties};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{Process, settings};
 use crate::testing::{Reply, Router, world};
@@ -23,6 +25,8 @@ use farplane_test_api::{World, eventually, free_port, program};
 
 const USER: &str = "u";
 const PASSWORD: &str = "sec/ret";
+/// For one of several tries to connect.
+const TRY: Duration = Duration::from_secs(5);
 
 /// A RabbitMQ server with a user of its own, and what it wrote to its disk.
 struct Rabbit {
@@ -126,7 +130,9 @@ impl Rabbit {
         let connection = eventually("a RabbitMQ server", async || {
             let options = ConnectionProperties::default();
             let host = self.host_with_user();
-            lapin::Connection::connect(&host, options).await.ok()
+            // A client whose server ends between two of its steps may wait without an end.
+            let connecting = lapin::Connection::connect(&host, options);
+            timeout(TRY, connecting).await.ok()?.ok()
         })
         .await;
         let channel = connection.create_channel().await.unwrap();
