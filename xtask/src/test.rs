@@ -20,11 +20,12 @@ const HUB: &str = "e2e";
 
 /// Components that only tests need: a broker, and Fission's command.
 const TOOLS: [&str; 2] = ["nats", "fission"];
-/// Tests that need the built etcd and API server, as Cargo selects them: of the whole workspace
-/// each time, since fewer packages have fewer features of what they share, and are built anew.
-/// Left out are the agent's, which need other programs or are run by tests.
-const ON_REAL_API: [&[&str]; 2] = [
+/// Tests that need built programs, most of them etcd and API server, as Cargo selects them: of the
+/// whole workspace each time, since fewer packages have fewer features of what they share, and are
+/// built anew. Of the agent's only those of containers: its others are run by tests.
+const ON_BUILT_PROGRAMS: [&[&str]; 3] = [
     &["--lib", "--", "--ignored", "--skip", "units::tests"],
+    &["--lib", "--", "--ignored", "units::tests::containers"],
     &["--test", "functions", "--", "--ignored"],
 ];
 
@@ -42,9 +43,9 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
     let dist = root.join("dist");
     if only.is_none() {
         let programs = tools(root, &cache, Some(&dist.join("bin")))?;
-        progress::line("test", "tests on real etcd and API server");
+        progress::line("test", "tests on real etcd, API server and containerd");
         let bin: [(&str, &Path); 1] = [("FARPLANE_TEST_BIN", &programs)];
-        let tested = ON_REAL_API.iter().try_for_each(|selected| {
+        let tested = ON_BUILT_PROGRAMS.iter().try_for_each(|selected| {
             let arguments = [&["test", "--workspace"], *selected].concat();
             cargo(root, &arguments, &bin)
         });

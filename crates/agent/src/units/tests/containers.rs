@@ -12,21 +12,15 @@ use super::support::{
 };
 use crate::units::Wanted;
 
-/// Directories with containerd, containerd-shim-runc-v2, ctr and runc, with colons between.
-const PROGRAMS: &str = "FARPLANE_TEST_PROGRAMS";
+/// The directory with containerd, containerd-shim-runc-v2, ctr and runc.
+const PROGRAMS: &str = "FARPLANE_TEST_BIN";
 /// Where `ctr` lets runc keep its states.
 const RUNC_ROOT: &str = "/run/containerd/runc/k8s.io";
 
 fn programs(world: &World) -> Artifact {
-    let directories = std::env::var(PROGRAMS).expect(PROGRAMS);
+    let directory = PathBuf::from(std::env::var(PROGRAMS).expect(PROGRAMS));
     let names = ["containerd", "containerd-shim-runc-v2", "ctr", "runc"];
-    let read = |name: &str| {
-        let mut paths = directories
-            .split(':')
-            .map(|directory| Path::new(directory).join(name));
-        std::fs::read(paths.find(|path| path.is_file()).unwrap()).unwrap()
-    };
-    let contents = names.map(read);
+    let contents = names.map(|name| std::fs::read(directory.join(name)).unwrap());
     let entries = names
         .iter()
         .zip(&contents)
@@ -103,7 +97,7 @@ fn root(world: &World) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs FARPLANE_TEST_PROGRAMS, the directories of containerd and runc"]
+#[ignore = "needs containerd and runc in FARPLANE_TEST_BIN"]
 async fn containers_outlive_restarts_and_end_with_the_plan() {
     if !is_inside("containers::containers_outlive_restarts_and_end_with_the_plan") {
         return;
