@@ -40,6 +40,8 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 ];
 /// Beginning of the headers with signatures between parts of the platform.
 const SIGNATURES: &str = "x-fission-auth-";
+/// Most headers that every request gets, beside those of its function.
+const ADDED: usize = 5;
 /// Times that a call looks for another instance when it could not be sent.
 const MAX_TRIES: usize = 5;
 
@@ -209,35 +211,26 @@ pub(crate) fn prepare(
     upgrade: bool,
 ) -> Result<Request<Sent>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let query = parts.uri.query();
-    let whole = match query {
-        Some(query) => format!("{}?{query}", target.path),
-        None => target.path.clone(),
-    };
     let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "the path cannot be passed on");
     let full = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let full = HeaderValue::from_str(full).map_err(|_| bad(()))?;
-    parts.uri = Uri::builder()
-        .path_and_query(whole)
-        .build()
-        .map_err(|_| bad(()))?;
+    let path = match parts.uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{}?{query}", target.path)),
+        None => PathAndQuery::try_from(target.path.as_str()),
+    };
+    parts.uri = Uri::from(path.map_err(|_| bad(()))?);
     strip(&mut parts.headers, upgrade);
     let headers = &mut parts.headers;
     // Nobody but the platform says the variables; signatures are not for functions, which could
     // use them.
-    let own: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            name.starts_with(SIGNATURES)
-                || [header::OWNER, header::INVOKE_MODE, header::DEDUP_KEY].contains(&name)
-                || name.starts_with(header::PARAMS) && target.by == By::Route
-        })
-        .cloned()
-        .collect();
-    for name in own {
-        headers.remove(name);
-    }
+    let own = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with(SIGNATURES)
+            || [header::OWNER, header::INVOKE_MODE, header::DEDUP_KEY].contains(&name)
+            || name.starts_with(header::PARAMS) && target.by == By::Route
+    };
+    remove(headers, own);
+    headers.reserve(meta.headers.len() + target.variables.len() + ADDED);
     for (name, value) in &meta.headers {
         headers.insert(name, value.clone());
     }
@@ -255,14 +248,15 @@ pub(crate) fn prepare(
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
     if let Some(Client(address)) = parts.extensions.get() {
-        let hop = forwarded(*address, headers.get(HOST));
+        let address = address.to_string();
+        let hop = forwarded(&address, headers.get(HOST));
         headers.extend(hop.map(|hop| (FORWARDED, hop)));
         let before = headers
             .get(FORWARDED_FOR)
             .and_then(|value| value.to_str().ok());
         let chain = match before {
-            Some(before) => format!("{before}, {address}"),
-            None => address.to_string(),
+            Some(before) => [before, &address].join(", "),
+            None => address,
         };
         if let Ok(chain) = HeaderValue::try_from(chain) {
             headers.insert(FORWARDED_FOR, chain);
@@ -278,16 +272,28 @@ pub(crate) fn prepare(
 }
 
 /// What `Forwarded` tells of this hop (RFC 7239, section 4).
-fn forwarded(client: IpAddr, host: Option<&HeaderValue>) -> Option<HeaderValue> {
-    let client = match client {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
+fn forwarded(client: &str, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let mut hop = String::with_capacity(64);
+    // An address of IPv6.
+    match client.contains(':') {
+        true => hop.extend(["for=\"[", client, "]\""]),
+        false => hop.extend(["for=", client]),
+    }
     let host = host.and_then(|host| host.to_str().ok());
     // A quote would end the quoted text.
-    let host = host.filter(|host| !host.contains(['"', '\\']));
-    let host = host.map_or_else(String::new, |host| format!(";host=\"{host}\""));
-    HeaderValue::try_from(format!("for={client}{host};proto=http")).ok()
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        hop.extend([";host=\"", host, "\""]);
+    }
+    hop.push_str(";proto=http");
+    HeaderValue::try_from(hop).ok()
+}
+
+/// Removes the headers whose name is meant: seldom any, so they are looked for first.
+fn remove(headers: &mut HeaderMap, meant: impl Fn(&HeaderName) -> bool) {
+    let meant: Vec<HeaderName> = headers.keys().filter(|name| meant(name)).cloned().collect();
+    for name in meant {
+        headers.remove(name);
+    }
 }
 
 /// Takes away what is between two neighbours only.
@@ -303,13 +309,11 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     for name in named {
         headers.remove(name);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove(headers, |name| {
+        HOP_BY_HOP.contains(name) || !upgrade && *name == UPGRADE
+    });
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
     }
 }
 
@@ -363,7 +367,7 @@ mod tests {
     fn a_hop_is_told_as_the_standard_says() {
         let told = |client: &str, host: Option<&'static str>| {
             let host = host.map(HeaderValue::from_static);
-            forwarded(client.parse().unwrap(), host.as_ref()).unwrap()
+            forwarded(client, host.as_ref()).unwrap()
         };
         assert_eq!(
             told("10.0.0.1", Some("a.example:80")),
