@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use farplane_tunnel::lines::{self, LineReader, MAX_LINE_BYTES};
+use farplane_tunnel::Session;
+use farplane_tunnel::lines;
 use farplane_tunnel::{ALPN, Class, Incoming, OpenError, OpenHeader, PEER_ALPN, RefusalCode};
-use farplane_tunnel::{Session, TunnelStream};
 use farplane_types::wire::{AgentMessage, PlanMessage};
 use farplane_types::{Host, HostPlan, KubernetesCluster};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::testing::{Keyring, Leaf, TestGateway};
+use crate::testing::{Keyring, Leaf, TestGateway, last_word, messages};
 use crate::world::{Key, SystemPod, Tracked};
 
 fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -76,19 +76,6 @@ async fn refused(session: &Session, service: &str, plane: Option<&str>) -> Refus
         Err(OpenError::Refused { code, .. }) => code,
         other => panic!("{service} {plane:?}: {other:?}"),
     }
-}
-
-fn messages(
-    stream: TunnelStream,
-) -> (
-    LineReader<BufReader<tokio::io::ReadHalf<TunnelStream>>>,
-    tokio::io::WriteHalf<TunnelStream>,
-) {
-    let (input, output) = tokio::io::split(stream);
-    (
-        LineReader::new(BufReader::new(input), MAX_LINE_BYTES),
-        output,
-    )
 }
 
 /// An agent that answers every stream with what it was asked for, then echoes.
@@ -283,7 +270,7 @@ async fn a_host_that_is_gone_is_told_so_and_gets_nothing_else() {
     let leaf = keyring.host("demo", "one", "h1");
     let (session, _incoming) = gateway.tunnel(&keyring, &leaf, 1).await;
     let stream = session.open(header("plan", None)).await.unwrap();
-    let (mut lines, mut output) = messages(stream);
+    let (mut lines, output) = messages(stream);
     assert_eq!(lines.next().await.unwrap(), Some(PlanMessage::Removed));
     for service in ["api", "repo", "registry", "renew"] {
         assert!(
@@ -291,11 +278,7 @@ async fn a_host_that_is_gone_is_told_so_and_gets_nothing_else() {
             "{service}"
         );
     }
-    lines::send(&mut output, &AgentMessage::Clean)
-        .await
-        .unwrap();
-    assert_eq!(lines.next::<PlanMessage>().await.unwrap(), None);
-    drop((lines, output));
+    last_word(lines, output).await;
     session.closed().await;
 }
 
@@ -343,7 +326,7 @@ async fn a_deleted_host_loses_its_streams_at_once_and_may_clean_itself() {
     let leaf = keyring.host("demo", "one", "h1");
     let (session, _incoming) = gateway.tunnel(&keyring, &leaf, 1).await;
     let plan = session.open(header("plan", None)).await.unwrap();
-    let (mut lines, mut output) = messages(plan);
+    let (mut lines, output) = messages(plan);
     assert!(matches!(
         lines.next().await.unwrap(),
         Some(PlanMessage::Plan { .. })
@@ -359,11 +342,7 @@ async fn a_deleted_host_loses_its_streams_at_once_and_may_clean_itself() {
         .change(|world| Host::remove(world, &key));
     assert_eq!(lines.next().await.unwrap(), Some(PlanMessage::Removed));
     assert!(renew.read_u8().await.is_err());
-    lines::send(&mut output, &AgentMessage::Clean)
-        .await
-        .unwrap();
-    assert_eq!(lines.next::<PlanMessage>().await.unwrap(), None);
-    drop((lines, output));
+    last_word(lines, output).await;
     session.closed().await;
 }
 

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
-use crate::testing::{DOMAIN, Keyring, Leaf, tls};
+use crate::testing::{DOMAIN, Keyring, Leaf, last_word, tls};
 use crate::{Settings, run};
 
 /// A hub's API without anything else.
@@ -267,11 +267,7 @@ async fn a_host_joins_gets_a_plan_releases_it_and_is_removed() {
         .unwrap();
     hosts.delete("one", &DeleteParams::default()).await.unwrap();
     assert_eq!(heard.next().await.unwrap(), Some(PlanMessage::Removed));
-    lines::send(&mut output, &AgentMessage::Clean)
-        .await
-        .unwrap();
-    assert_eq!(heard.next::<PlanMessage>().await.unwrap(), None);
-    drop((heard, output));
+    last_word(heard, output).await;
     eventually(
         "own directory entry to go and the other to stay",
         async || {

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use farplane_tunnel::{Class, Config, Hello, Incoming, Moves, Session};
+use farplane_tunnel::lines::{self, LineReader, MAX_LINE_BYTES};
+use farplane_tunnel::{Class, Config, Hello, Incoming, Moves, Session, TunnelStream};
 use farplane_types::names;
+use farplane_types::wire::{AgentMessage, PlanMessage};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode};
 use kube::client::Body;
@@ -18,6 +20,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::io::{BufReader, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
@@ -33,6 +36,24 @@ use crate::world::shared::Shared;
 use crate::{Settings, accept, dial};
 
 pub const DOMAIN: &str = "hub.test";
+
+/// What comes down a plan stream.
+pub type Lines = LineReader<BufReader<ReadHalf<TunnelStream>>>;
+
+/// Both directions of a plan stream.
+pub fn messages(stream: TunnelStream) -> (Lines, WriteHalf<TunnelStream>) {
+    let (input, output) = tokio::io::split(stream);
+    let lines = LineReader::new(BufReader::new(input), MAX_LINE_BYTES);
+    (lines, output)
+}
+
+/// A removed host says that it is clean, hears that this has arrived, and leaves.
+pub async fn last_word(mut lines: Lines, mut output: WriteHalf<TunnelStream>) {
+    lines::send(&mut output, &AgentMessage::Clean)
+        .await
+        .unwrap();
+    assert_eq!(lines.next::<PlanMessage>().await.unwrap(), None);
+}
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 

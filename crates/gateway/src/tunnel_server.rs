@@ -225,7 +225,7 @@ impl Connection {
                     end_at = end_at.min(Instant::now() + REMOVAL_GRACE);
                 }
                 () = self.clean.cancelled() => {
-                    // The agent closes when it has read the end of its stream.
+                    // The agent has read the end of its stream, or had its time for that.
                     self.session.close("host removed");
                     return "host removed and clean".to_owned();
                 }
@@ -280,6 +280,8 @@ impl Connection {
         let states = self.states.clone();
         let serving = plan::serve(&self.gateway, &self.host.uid, &self.key, stream, states);
         tokio::select! {
+            // A clean host leaves with its session: that it is clean counts first.
+            biased;
             end = serving => {
                 if end == End::Clean {
                     tracing::info!(host = self.host.host, uid = self.host.uid, "removed host is clean");

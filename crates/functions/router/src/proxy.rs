@@ -211,14 +211,14 @@ pub(crate) fn prepare(
     upgrade: bool,
 ) -> Result<Request<Sent>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "the path cannot be passed on");
+    let bad = || Refusal::new(StatusCode::BAD_REQUEST, "the path cannot be passed on");
     let full = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let full = HeaderValue::from_str(full).map_err(|_| bad(()))?;
+    let full = HeaderValue::from_str(full).map_err(|_| bad())?;
     let path = match parts.uri.query() {
         Some(query) => PathAndQuery::try_from(format!("{}?{query}", target.path)),
         None => PathAndQuery::try_from(target.path.as_str()),
     };
-    parts.uri = Uri::from(path.map_err(|_| bad(()))?);
+    parts.uri = Uri::from(path.map_err(|_| bad())?);
     strip(&mut parts.headers, upgrade);
     let headers = &mut parts.headers;
     // Nobody but the platform says the variables; signatures are not for functions, which could
